@@ -1,0 +1,32 @@
+"""What can go wrong, as one family of exceptions.
+
+A message is one line: what was expected, what came, what to do. The commands print it and exit with 1.
+"""
+
+
+class PrequentialError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class BookError(PrequentialError):
+    """A book cannot be read or written: not a book, from a newer version, or damaged."""
+
+
+class BundleError(PrequentialError):
+    """The training program cannot be found, packed or unpacked."""
+
+
+class ComparisonError(PrequentialError):
+    """Runs cannot be compared: other data, other amounts of data, other rules."""
+
+
+class MeasureError(PrequentialError):
+    """The code length of a training step cannot be found."""
+
+
+class TokenBytesError(PrequentialError):
+    """It is not known how many bytes a token stands for."""
+
+
+class PrequentialWarning(UserWarning):
+    """Something the user should know; training and results go on."""

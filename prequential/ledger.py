@@ -1,0 +1,222 @@
+"""The book of a run: append-only JSON lines, written while training, read by every view.
+
+One line each, told apart by ``kind``:
+
+- ``header``: first line; format number, bundle, tokenizer, versions, precision, seed.
+- ``sums``: what was added since the line before, up to and including ``step`` (fields of `Tally` that are not 0).
+- ``event``: something worth knowing, with a message (a NaN step, a changed bundle, a logger that failed).
+- ``rewind``: training went back to ``step``; sums of later steps that stand above are void.
+- ``end``: how the run ended, with its totals as a check on the sums.
+
+Nothing in a book is ever executed, and nothing in it is ever deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from prequential.codelength import Tally, nats_to_bits
+from prequential.errors import BookError
+from prequential.run import Interval, Run
+
+# Format numbers, newest first. A reader refuses a number it does not know.
+#   1  2026-11  first format
+BOOK_FORMAT = 1
+BOOK_NAME = "book.jsonl"
+
+_TALLY_TYPES: dict[str, type] = {f.name: type(f.default) for f in fields(Tally)}
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number that a book may hold")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+class Ledger:
+    """Writer of one run's book: every line is one `write`, so that a killed run leaves a readable book.
+
+    Args:
+        path: File to create; an existing one is refused, a book is never overwritten.
+        header: Plain JSON facts about the run; `Run` names those it reads.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        except FileExistsError as error:
+            raise BookError(f"expected a new path for the book, got the existing {self.path}: name another") from error
+        self._write({"kind": "header", "book": BOOK_FORMAT, **header})
+
+    def sums(self, step: int, tally: Tally, elapsed_s: float) -> None:
+        """Append the sums since the line before, ending with optimiser step ``step``."""
+        nonzero = {name: value for name, value in asdict(tally).items() if value}
+        self._write({"kind": "sums", "step": step, "elapsed_s": round(elapsed_s, 3), **nonzero})
+
+    def event(self, event: str, message: str, *, step: int) -> None:
+        """Append something worth knowing, as a word for programs and a sentence for people."""
+        self._write({"kind": "event", "event": event, "step": step, "message": message})
+
+    def rewind(self, step: int) -> None:
+        """Void all sums of steps after ``step``: training resumes from a checkpoint taken there."""
+        self._write({"kind": "rewind", "step": step})
+
+    def end(self, step: int, status: str, totals: Tally, **facts: Any) -> None:
+        """Append how the run ended (``completed``, ``interrupted`` or ``failed``), then make it durable."""
+        self._write({"kind": "end", "step": step, "status": status, "totals": asdict(totals), **facts})
+        self.sync()
+
+    def sync(self) -> None:
+        """Force what was written to the disk: at checkpoints and at the end."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file; writing afterwards is an error."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        written = os.write(self._descriptor, line)
+        if written != len(line):  # a full disk can take a part of the line: leave whole lines only
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            raise OSError(f"expected to write {len(line)} bytes to {self.path}, wrote {written}: is the disk full?")
+
+
+def read_book(path: str | os.PathLike[str]) -> Run:
+    """Read a book; a torn last line is tolerated and reported in ``warnings``.
+
+    Raises:
+        BookError: Not a book, an unknown format number, or a damaged line (with its number).
+    """
+    source = Path(path)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise BookError(f"expected a book, cannot read {source}: {error.strerror}") from error
+    if not content:
+        raise BookError(f"expected a book, got the empty file {source}: the run ended before its first log point")
+    return _Reader(source, content).run()
+
+
+class _Reader:
+    """Turns the lines of one book into a `Run`."""
+
+    def __init__(self, source: Path, content: bytes) -> None:
+        self.source = source
+        self.lines = content.split(b"\n")
+        self.torn = self.lines.pop() != b""  # every whole line ends with a newline
+        self.intervals: list[Interval] = []
+        self.events: list[dict[str, Any]] = []
+        self.end: dict[str, Any] | None = None
+        self.warnings: list[str] = []
+
+    def run(self) -> Run:
+        first, *records = self._records() or [{}]
+        header = self._header(first)
+        take = {"sums": self._sums, "event": self._event, "rewind": self._rewind, "end": self._end}
+        for number, record in enumerate(records, start=2):
+            kind = record.get("kind")
+            if not isinstance(kind, str) or kind not in take:
+                raise self._damaged(number, f"kind is {kind!r}")
+            try:
+                take[kind](record)
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._damaged(number, f"{kind} line has a bad or missing {error}") from error
+        if self.torn:
+            self.warnings.append("the last line is cut short and was left out: the run was killed while writing it")
+        name = str(header.get("name") or self.source.parent.name)
+        run = Run(name, str(self.source), header, self.intervals, self.events, self.end, self.warnings)
+        self._check_totals(run)
+        return run
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Parse all lines at once, which is twice as fast; line by line only to name the damaged one."""
+        try:
+            records: list[Any] = _DECODER.decode("[" + ",".join(line.decode() for line in self.lines) + "]")
+        except (ValueError, RecursionError):
+            records = []
+        if len(records) != len(self.lines):
+            records = [self._parsed(number, line) for number, line in enumerate(self.lines, start=1)]
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record, dict):
+                raise self._no_book() if number == 1 else self._damaged(number, "it is not a JSON object")
+        return records
+
+    def _parsed(self, number: int, line: bytes) -> Any:
+        try:
+            return _DECODER.decode(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise self._no_book() if number == 1 else self._damaged(number, "it is not JSON") from error
+
+    def _header(self, record: dict[str, Any]) -> dict[str, Any]:
+        if record.get("kind") != "header" or "book" not in record:
+            raise self._no_book()
+        if record["book"] != BOOK_FORMAT:
+            raise BookError(
+                f"expected book format {BOOK_FORMAT}, got format {record['book']!r} in {self.source}: "
+                "read it with the version of prequential that wrote it, or a newer one"
+            )
+        return {key: value for key, value in record.items() if key not in ("kind", "book")}
+
+    def _sums(self, record: dict[str, Any]) -> None:
+        del record["kind"]
+        step, elapsed_s = _typed(record.pop("step"), int), _typed(record.pop("elapsed_s"), float)
+        sums = {name: _typed(value, _TALLY_TYPES[name]) for name, value in record.items()}
+        self.intervals.append(Interval(step, elapsed_s, Tally(**sums)))
+
+    def _event(self, record: dict[str, Any]) -> None:
+        if not all(isinstance(record[key], str) for key in ("event", "message")):
+            raise TypeError("message")
+        self.events.append(record)
+
+    def _rewind(self, record: dict[str, Any]) -> None:
+        step = _typed(record["step"], int)
+        while self.intervals and self.intervals[-1].step > step:
+            self.intervals.pop()
+        self.end = None
+
+    def _end(self, record: dict[str, Any]) -> None:
+        record["status"], record["totals"] = str(record["status"]), dict(record["totals"])
+        self.end = record
+
+    def _check_totals(self, run: Run) -> None:
+        """Hold the end line's totals against the sums: a line that was lost or changed shows here."""
+        if self.end is None:
+            return
+        stated, summed = self.end["totals"], run.total
+        same_counts = all(
+            stated.get(name) == getattr(summed, name) for name, kind in _TALLY_TYPES.items() if kind is int
+        )
+        if not same_counts or abs(stated.get("nats", 0.0) - summed.nats) > 1e-9 * abs(summed.nats):
+            bits = nats_to_bits(summed.nats)
+            self.warnings.append(
+                f"the sums add up to {summed.coded_tokens} tokens and {bits} bits, "
+                "which is not what the end line states: a line was lost or changed"
+            )
+
+    def _no_book(self) -> BookError:
+        return BookError(
+            f"expected a book, but the first line of {self.source} is no book header: is this the right file?"
+        )
+
+    def _damaged(self, number: int, what: str) -> BookError:
+        return BookError(f"line {number} of {self.source} is damaged: {what}; the lines above it are {number - 1}")
+
+
+def _typed(value: Any, kind: type) -> Any:
+    """Return the value if it is a float (or an int in its place), or a count that is not negative."""
+    if type(value) is int and (kind is float or value >= 0):
+        return value
+    if type(value) is float and kind is float:
+        return value
+    raise TypeError(repr(value)[:40])

@@ -1,0 +1,108 @@
+"""A run as read back: its header, its intervals of sums, its events and how it ended.
+
+Every source (a book, and whatever else a run can be read from) is translated into a `Run`; views and comparisons see
+nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from prequential.codelength import Tally, quantities
+
+_FINAL_SHARE = 0.05
+
+
+class Interval(NamedTuple):
+    """One ``sums`` line: what was added up to and including ``step``."""
+
+    step: int
+    elapsed_s: float
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its book tells it; also what every other source is translated into.
+
+    Attributes:
+        name: Name for tables: the header's ``name``, else the path.
+        path: Where the run was read from.
+        header: Facts that hold for the whole run.
+        intervals: Sums in the order of training, voided ones left out.
+        events: Events in the order of the book.
+        end: The end line, or None for a run that is still going or was killed.
+        warnings: What the reader had to tolerate, one sentence each.
+    """
+
+    name: str
+    path: str
+    header: dict[str, Any]
+    intervals: list[Interval]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    end: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    @cached_property
+    def total(self) -> Tally:
+        """Sums over the whole run."""
+        return Tally.total(interval.tally for interval in self.intervals)
+
+    @property
+    def bundle(self) -> dict[str, Any]:
+        """Manifest of the training program; the end line's, if the program turned out larger than at the start."""
+        bundle = (self.end or {}).get("bundle") or self.header.get("bundle") or {}
+        return dict(bundle)
+
+    @property
+    def bytes_known(self) -> bool:
+        """Whether raw bytes were counted (from a table of bytes per token, or given by the training step)."""
+        return bool(self.header.get("bytes_known"))
+
+    @property
+    def grade(self) -> str:
+        """How far the number is proved: ``ideal``, ``coded``, ``decoded``, or ``estimate``, ``surrogate``."""
+        return str(self.header.get("grade", "ideal"))
+
+    @property
+    def status(self) -> str:
+        """``completed``, ``interrupted``, ``failed``, or ``open`` where no end line stands in the book."""
+        return str(self.end["status"]) if self.end else "open"
+
+    def measured(self, tally: Tally | None = None) -> dict[str, float | int | None]:
+        """Quantities of the registry for this run, or for ``tally`` under this run's bundle and tokenizer."""
+        values = quantities(
+            self.total if tally is None else tally,
+            bundle_bytes=int(self.bundle.get("bundle_bytes", 0)),
+            bytes_known=self.bytes_known,
+            vocab_size=self.header.get("vocab_size"),
+        )
+        if tally is None:
+            values["final_nats_per_token"] = self.final_nats_per_token
+        return values
+
+    @property
+    def final_nats_per_token(self) -> float | None:
+        """Mean loss over the last intervals that together hold 5 % of the coded tokens; None for an empty run."""
+        wanted = _FINAL_SHARE * sum(interval.tally.coded_tokens for interval in self.intervals)
+        nats, tokens = 0.0, 0
+        for interval in reversed(self.intervals):
+            if tokens and tokens >= wanted:
+                break
+            nats, tokens = nats + interval.tally.nats, tokens + interval.tally.coded_tokens
+        return nats / tokens if tokens else None
+
+    @property
+    def single_pass(self) -> tuple[str, list[str]]:
+        """Verdict ``yes``, ``no`` or ``unknown``, with its reasons."""
+        reasons = [event["message"] for event in self.events if event["event"] == "not_single_pass"]
+        replayed = sum(interval.tally.replayed_tokens for interval in self.intervals)
+        if replayed and not reasons:
+            reasons = [f"{replayed:,} tokens were scored again after their first exposure"]
+        if reasons:
+            return "no", reasons
+        if self.header.get("rows_identified"):
+            return "yes", []
+        return "unknown", ["rows of the data were not identified, so repeats inside the first epoch would not be seen"]
