@@ -68,7 +68,7 @@ def nats_per_token(logits: Tensor, targets: Tensor, *, ignore_index: int = -100)
         logits = logits.detach()
         if targets.dim() == 0 or len(targets) <= _CHUNK_ROWS:
             return _score(logits, targets, ignore_index)
-        blocks = zip(logits.split(_CHUNK_ROWS), targets.split(_CHUNK_ROWS), strict=True)
+        blocks = zip(torch.split(logits, _CHUNK_ROWS), torch.split(targets, _CHUNK_ROWS), strict=True)
         return torch.cat([_score(rows, ids, ignore_index) for rows, ids in blocks])
 
 

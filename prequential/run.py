@@ -6,6 +6,7 @@ nothing else.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -82,6 +83,28 @@ class Run:
         if tally is None:
             values["final_nats_per_token"] = self.final_nats_per_token
         return values
+
+    def summary(self) -> list[str]:
+        """The end of a run in three lines of plain text: the sum, how far it is proved, where the book lies."""
+        values: dict[str, Any] = self.measured()
+        parts = [f"data {values['data_bits'] / 8:,.1f}"]
+        if values["uncoded_bits"]:
+            parts.append(f"uncoded {values['uncoded_bits'] / 8:,.1f}")
+        parts.append(f"bundle {values['bundle_bytes']:,}" if self.bundle else "bundle unknown")
+        total = f"{math.ceil(values['compressed_bytes']):,} compressed bytes ({' + '.join(parts)})"
+        if values["compression_ratio"] is not None:
+            total += f" for {values['raw_bytes']:,} raw bytes: {values['compression_ratio']:.4f}x"
+            total += f", {values['bits_per_byte']:.4f} bits/byte"
+        elif values["uniform_ratio"] is not None:
+            total += f": {values['uniform_ratio']:.4f}x against the uniform code"
+            total += f", {values['bits_per_token']:.4f} bits/token"
+        answer, reasons = self.single_pass
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        return [
+            total,
+            f"grade {self.grade}, found by {self.header.get('measure')}, single pass: {answer}{why}",
+            f"book {self.path}",
+        ]
 
     @property
     def final_nats_per_token(self) -> float | None:

@@ -1,0 +1,341 @@
+"""One run being recorded: what every door calls, whatever the framework.
+
+A door creates a `Recorder`, wraps each training step in `capturing`, hands what the step returned to `observe`, and
+calls `step_done` after each optimiser step and `finish` at the end. Sums wait on the device; at log points they travel
+to the host, into the book, and to whoever is given as ``publish``.
+
+The first micro-batch settles how the nats are found and may raise `MeasureError`, before anything was learnt. After
+that no method raises: a failure of the instrument warns, marks the book incomplete and stops the recording only.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from prequential.capture import LossTap
+from prequential.codelength import Tally, quantities
+from prequential.errors import MeasureError, PrequentialWarning
+from prequential.ledger import Ledger
+from prequential.meter import Meter, Reading, Sums, read_sums
+from prequential.route import Route, settle_route
+from prequential.tokenbytes import TokenBytes
+
+# A returned loss further from the captured nats per token than this, relatively, is no plain likelihood. In half
+# precision both the log-probabilities and their mean are rounded: 1 % was seen.
+_LOSS_TOLERANCE = 1e-3
+_LOSS_TOLERANCE_HALF = 3e-2
+# Intervals of the book grow to this share of what has been seen.
+_INTERVAL_SHARE = 0.01
+
+_Method = TypeVar("_Method", bound=Callable[..., None])
+
+
+class _Waiting(NamedTuple):
+    """Sums of one interval on their way to the host."""
+
+    step: int
+    elapsed_s: float
+    replay: bool
+    sums: Sums
+    returned_loss: Tensor | None
+    first_batch: Sums | None
+
+
+def _shielded(method: _Method) -> _Method:
+    """Let no failure of the instrument into a healthy training run."""
+
+    @functools.wraps(method)
+    def shielded(self: Recorder, *args: Any, **kwargs: Any) -> None:
+        if self.failure is not None:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:
+            if self.route is None and isinstance(error, MeasureError):
+                raise
+            self._fail(error)
+
+    return cast(_Method, shielded)
+
+
+class Recorder:
+    """Records one run into a book.
+
+    Args:
+        path: The book to create; it appears at the first log point.
+        header: Plain facts about the run for the book's first line.
+        device: Where the loss is computed.
+        measure: ``"auto"``, ``"outputs"``, ``"capture"``, or a callable ``(module, batch, outputs)`` that returns
+            ``{"nats", "tokens"}``.
+        token_bytes: Bytes per token; None if unknown, then no ratio against raw bytes is given.
+        bundle_bytes: Size of the training program, or None if it could not be found.
+        every_n_steps: Optimiser steps between log points; the first come at steps 1, 2, 4, 8, ...
+        publish: Called at log points with quantities by name, and the number of optimiser steps so far.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        header: Mapping[str, Any],
+        device: Any,
+        measure: str | Callable[..., Any],
+        token_bytes: TokenBytes | None,
+        bundle_bytes: int | None,
+        every_n_steps: int,
+        publish: Callable[[dict[str, float | int], int], None],
+    ) -> None:
+        self.path, self.measure, self.every_n_steps, self.publish = path, measure, every_n_steps, publish
+        self.route: Route | None = None
+        self.failure: str | None = None
+        self.replay = False
+        self.total = Tally()
+        self.steps = 0
+        self._header, self._token_bytes, self.bundle_bytes = dict(header), token_bytes, bundle_bytes
+        self._ledger: Ledger | None = None
+        self._device = device
+        self._meter = self._new_meter()
+        self._tap: LossTap | None = LossTap(self._meter) if measure in ("auto", "capture") else None
+        self._waiting: list[_Waiting] = []
+        self._steps_in_interval = 0
+        self._batches_in_interval = 0
+        self._check: tuple[Tensor, Sums] | None = None
+        self._at_last_log = Tally()
+        self._last_step = 0
+        self._said: set[str] = set()
+        self._began = time.monotonic()
+
+    # -- during training ----------------------------------------------------------------------------------------
+
+    def capturing(self) -> AbstractContextManager[Any]:
+        """Context for one training step, in which loss calls are seen."""
+        return self._tap if self._tap is not None and self.failure is None else nullcontext()
+
+    @_shielded
+    def observe(self, module: Any, batch: Any, outputs: Any) -> None:
+        """Take in what one training step returned; its loss calls were seen while `capturing`.
+
+        Raises:
+            MeasureError: In the first micro-batch, where the code length of the step cannot be found.
+        """
+        if self.route is None:
+            self._settle(module, batch, outputs)
+        elif self.route.declares:
+            self.route.add_declared(self._meter, module, batch, outputs)
+        loss = _returned_loss(outputs)
+        if self._batches_in_interval == 0 and loss is not None:
+            self._check = (loss, self._meter.peek())
+        self._batches_in_interval += 1
+
+    @_shielded
+    def step_done(self, step: int) -> None:
+        """Close the interval or reach a log point, if it is time: after an optimiser step.
+
+        Args:
+            step: The framework's own number of the optimiser step, for the book.
+        """
+        self.steps += 1
+        self._last_step = step
+        self._steps_in_interval += 1
+        early = self.steps < self.every_n_steps and self.steps & (self.steps - 1) == 0
+        if early or self.steps % self.every_n_steps == 0:
+            self._log_point()
+        elif self._steps_in_interval >= min(max(1, int(_INTERVAL_SHARE * self.steps)), self.every_n_steps):
+            self._close_interval()
+
+    @_shielded
+    def epoch_done(self) -> None:
+        """Close the interval, so that none spans two epochs: the later ones are replay."""
+        self._close_interval()
+
+    @_shielded
+    def note(self, event: str, message: str) -> None:
+        """Put an event on the book, once a kind."""
+        self._note(event, message)
+
+    @_shielded
+    def checkpoint(self) -> None:
+        """Make the book durable up to here."""
+        self._log_point()
+        if self._ledger is not None:
+            self._ledger.sync()
+
+    def finish(self, status: str, **facts: Any) -> None:
+        """Write what is left and the end line; never raises.
+
+        Args:
+            status: ``completed``, ``interrupted`` or ``failed``.
+            facts: More for the end line (a bundle that grew).
+        """
+        self._finish_log_point()
+        if self._ledger is None:
+            return
+        try:
+            if self.failure is not None:
+                message = f"the recording stopped: {self.failure}"
+                self._ledger.event("incomplete", message, step=self._last_step)
+            complete = self.failure is None and not self._said & {"missed", "not_understood"}
+            self._ledger.end(self._last_step, status, self.total, complete=complete, **facts)
+        except (OSError, ValueError) as error:
+            self._warn(f"the end of the book {self.path} could not be written: {error}")
+        finally:
+            self._ledger.close()
+
+    def measured(self) -> dict[str, float | int | None]:
+        """Quantities of the registry, over what has reached the host."""
+        return quantities(
+            self.total,
+            bundle_bytes=self.bundle_bytes or 0,
+            bytes_known=bool(self.route and self.route.bytes_known),
+            vocab_size=self.route.vocab_size if self.route else None,
+        )
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _new_meter(self) -> Meter:
+        table = None if self._token_bytes is None else self._token_bytes.table.tolist()
+        return Meter(device=self._device, token_bytes=table)
+
+    def _settle(self, module: Any, batch: Any, outputs: Any) -> None:
+        reading = read_sums([self._meter.peek()])[0]
+        calls = self._tap.calls if self._tap is not None else []
+        route = settle_route(self.measure, reading, calls, module, batch, outputs, self._token_bytes)
+        if route.declares:  # what the tap may have seen as well is not counted twice
+            self._tap, self._meter = None, self._new_meter()
+            route.add_declared(self._meter, module, batch, outputs)
+        if self._tap is not None:
+            self._tap.listing = False
+        self.route = route
+        for number, message in enumerate(route.doubts):
+            self._note(f"doubt at {number}", message)
+
+    def _close_interval(self) -> None:
+        if self._batches_in_interval:
+            loss, first_batch = self._check or (None, None)
+            elapsed_s = time.monotonic() - self._began
+            sums = self._meter.take()
+            self._waiting.append(_Waiting(self._last_step, elapsed_s, self.replay, sums, loss, first_batch))
+        self._steps_in_interval = self._batches_in_interval = 0
+        self._check = None
+
+    def _log_point(self) -> None:
+        """The only place where the host waits for the device."""
+        self._close_interval()
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        ledger = self._opened()
+        for interval, reading in zip(waiting, read_sums([interval.sums for interval in waiting]), strict=True):
+            tally = _replayed(reading.tally) if interval.replay else reading.tally
+            self.total += tally
+            ledger.sums(interval.step, tally, interval.elapsed_s)
+            self._note_reading(interval.step, reading)
+        self._compare_losses(waiting)
+        self._publish()
+
+    @_shielded
+    def _finish_log_point(self) -> None:
+        self._log_point()
+
+    def _opened(self) -> Ledger:
+        if self._ledger is None:
+            assert self.route is not None
+            self._ledger = Ledger(self.path, {**self._header, **self.route.header()})
+        return self._ledger
+
+    def _publish(self) -> None:
+        values = self.measured()
+        since = quantities(
+            Tally(
+                nats=self.total.nats - self._at_last_log.nats,
+                coded_tokens=self.total.coded_tokens - self._at_last_log.coded_tokens,
+                raw_bytes=self.total.raw_bytes - self._at_last_log.raw_bytes,
+            ),
+            bundle_bytes=0,
+            bytes_known=values["raw_bytes"] is not None,
+            vocab_size=None,
+        )
+        self._at_last_log = self.total
+        values["interval_bits_per_byte"] = since["bits_per_byte"]
+        values["interval_bits_per_token"] = since["bits_per_token"]
+        self.publish({name: value for name, value in values.items() if value is not None}, self.steps)
+
+    def _note_reading(self, step: int, reading: Reading) -> None:
+        assert self.route is not None
+        if reading.tally.nonfinite_tokens:
+            charge = "by the uniform code" if self.route.vocab_size else "with nothing, since V is unknown"
+            self._note(
+                f"nonfinite at {step}",
+                f"{reading.tally.nonfinite_tokens:,} tokens had an infinite or NaN code length by step {step}: "
+                f"they are charged {charge}",
+            )
+        if reading.calls == 0:
+            self._note("missed", f"no code length was seen in the steps up to {step}: they are missing from the sums")
+        if reading.not_understood:
+            self._note("not_understood", f"loss calls by step {step} could not be turned into a code length")
+
+    def _compare_losses(self, waiting: list[_Waiting]) -> None:
+        """Hold the loss that the step returned against the captured nats of the same micro-batch."""
+        checked = [(i.step, i.returned_loss, i.first_batch) for i in waiting if i.first_batch is not None]
+        readings = read_sums([sums for _, _, sums in checked if sums is not None])
+        for (step, loss, _), reading in zip(checked, readings, strict=True):
+            tally = reading.tally
+            if loss is None or not tally.coded_tokens or not tally.nats:
+                continue
+            returned, mean = float(loss), tally.nats / tally.coded_tokens
+            apart = min(abs(returned - mean) / mean, abs(returned - tally.nats) / tally.nats)
+            half = loss.dtype in (torch.float16, torch.bfloat16)
+            if not apart <= (_LOSS_TOLERANCE_HALF if half else _LOSS_TOLERANCE):
+                self._note(
+                    "not_likelihood",
+                    f"step {step} returned a loss of {returned:.4f}, its code length is {mean:.4f} nats a token: the "
+                    "difference (label smoothing, weights, auxiliary terms, scaling) is not likelihood and not counted",
+                )
+
+    def _note(self, event: str, message: str) -> None:
+        if event in self._said:
+            return
+        self._said.add(event)
+        self._opened().event(event.split(" at ")[0], message, step=self._last_step)
+        self._warn(message)
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = f"{type(error).__name__}: {error}"
+        self._waiting = []
+        self._warn(f"the recording stopped, training goes on, the book is incomplete: {self.failure}")
+
+    def _warn(self, message: str) -> None:
+        try:
+            warnings.warn(message, PrequentialWarning, stacklevel=4)
+        except PrequentialWarning:  # a script that turns warnings into errors keeps training all the same
+            print(f"prequential: {message}", file=sys.stderr)
+
+
+def _replayed(tally: Tally) -> Tally:
+    """Move what was coded to the replay column: it is free, and not data again."""
+    return replace(
+        tally,
+        nats=0.0,
+        coded_tokens=0,
+        raw_bytes=0,
+        fingerprint=0,
+        nonfinite_tokens=0,
+        replayed_tokens=tally.coded_tokens,
+        replayed_nats=tally.nats,
+    )
+
+
+def _returned_loss(outputs: Any) -> Tensor | None:
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    return loss.detach() if isinstance(loss, Tensor) and loss.numel() == 1 else None
