@@ -65,8 +65,11 @@ class LossTap(TorchFunctionMode):
         result = func(*args, **keywords)
         if func is F.cross_entropy:
             self._list(func, args, keywords)
-            with torch.no_grad():
-                self._add(result, dict(zip(_CROSS_ENTROPY_ARGUMENTS, args, strict=False)) | keywords)
+            call = dict(zip(_CROSS_ENTROPY_ARGUMENTS, args, strict=False)) | keywords
+            if torch.compiler.is_compiling():  # a handler would break the graph
+                self._add(result, call)
+            else:
+                self._add_harmlessly(result, call)
         elif func in _OTHER_LIKELIHOODS:
             self._list(func, args, keywords)
             self.meter.not_understood()
@@ -77,6 +80,14 @@ class LossTap(TorchFunctionMode):
             shape = tuple(getattr(args[0] if args else keywords.get("input"), "shape", ()))
             self.calls.append(f"{func.__name__} on {shape}")
 
+    def _add_harmlessly(self, result: Tensor, call: Mapping[str, Any]) -> None:
+        """Let no failure of the meter (under `torch.func.vmap`, with a tensor subclass) into the training step."""
+        try:
+            self._add(result, call)
+        except Exception:
+            self.meter.not_understood()
+
+    @torch.no_grad()
     def _add(self, result: Tensor, call: Mapping[str, Any]) -> None:
         logits, targets = call["input"], call["target"]
         if targets.is_floating_point():  # probabilities as targets have no code length

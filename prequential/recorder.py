@@ -11,9 +11,7 @@ that no method raises: a failure of the instrument warns, marks the book incompl
 from __future__ import annotations
 
 import functools
-import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -25,7 +23,7 @@ from torch import Tensor
 
 from prequential.capture import LossTap
 from prequential.codelength import Tally, quantities
-from prequential.errors import MeasureError, PrequentialWarning
+from prequential.errors import MeasureError, warn
 from prequential.ledger import Ledger
 from prequential.meter import Meter, Reading, Sums, read_sums
 from prequential.route import Route, settle_route
@@ -188,7 +186,7 @@ class Recorder:
             complete = self.failure is None and not self._said & {"missed", "not_understood"}
             self._ledger.end(self._last_step, status, self.total, complete=complete, **facts)
         except (OSError, ValueError) as error:
-            self._warn(f"the end of the book {self.path} could not be written: {error}")
+            warn(f"the end of the book {self.path} could not be written: {error}")
         finally:
             self._ledger.close()
 
@@ -308,18 +306,12 @@ class Recorder:
             return
         self._said.add(event)
         self._opened().event(event.split(" at ")[0], message, step=self._last_step)
-        self._warn(message)
+        warn(message)
 
     def _fail(self, error: Exception) -> None:
         self.failure = f"{type(error).__name__}: {error}"
         self._waiting = []
-        self._warn(f"the recording stopped, training goes on, the book is incomplete: {self.failure}")
-
-    def _warn(self, message: str) -> None:
-        try:
-            warnings.warn(message, PrequentialWarning, stacklevel=4)
-        except PrequentialWarning:  # a script that turns warnings into errors keeps training all the same
-            print(f"prequential: {message}", file=sys.stderr)
+        warn(f"the recording stopped, training goes on, the book is incomplete: {self.failure}")
 
 
 def _replayed(tally: Tally) -> Tally:

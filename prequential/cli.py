@@ -1,0 +1,151 @@
+"""The command line: arguments, exit codes, and nothing else.
+
+Exit code 0; 1 with one line on stderr for input that cannot be used; 2 for a wrong call. Each command imports what it
+needs when it runs, so that ``prequential --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prequential.errors import PrequentialError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from prequential.bundle import Bundle
+
+# Data above this size takes so long to compress that a person wants to see it move.
+_LONG_BYTES = 5_000_000
+# Without a terminal there is no width to keep to: as wide as names need.
+_PIPED_WIDTH = 120
+# A narrower terminal wraps lines, which loses nothing; tables squeezed below this would lose columns.
+_LEAST_WIDTH = 80
+
+
+class _Commands(click.Group):
+    """Turns what can go wrong with input into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors of this package and of the file system end in one line."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader has seen enough; click ends the program quietly
+            raise
+        except PrequentialError as error:
+            raise click.ClickException(_one_line(str(error))) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(_one_line(f"{where}{error.strerror or error}")) from error
+        except MemoryError as error:
+            raise click.ClickException("expected input that fits into memory, ran out of it") from error
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="prequential", prog_name="prequential")
+def main() -> None:
+    """Measure how well a training run compresses its data.
+
+    RUN is a book, or a folder with one book in or below it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot write a dash gets a question mark, not a crash
+            stream.reconfigure(errors="replace")
+
+
+@main.command()
+@click.argument("run")
+@_as_json
+def show(run: str, as_json: bool) -> None:
+    """Show the balance sheet of a RUN: what was coded, what it cost, and how far to trust it."""
+    from prequential.sources import load_run
+
+    loaded = load_run(run)
+    from prequential import views
+
+    _print(views.run_record(loaded)) if as_json else _show(views.run_table(loaded))
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.option(
+    "--common-prefix", is_flag=True, help="Compare the tokens that all runs have seen, where their books allow."
+)
+@_as_json
+def compare(runs: tuple[str, ...], common_prefix: bool, as_json: bool) -> None:
+    """Compare runs on the same data: which describes it in fewer bytes, and whether the difference is noise."""
+    if len(runs) < 2:
+        raise click.UsageError("expected two runs or more, got one: name what to compare it with")
+    from prequential import views
+    from prequential.comparison import compare as compared
+    from prequential.sources import load_run
+
+    comparison = compared([load_run(run) for run in runs], common_prefix=common_prefix)
+    _print(views.comparison_record(comparison)) if as_json else _show(views.comparison_table(comparison))
+
+
+@main.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("-o", "--output", metavar="FILE", help="Write the packed bundle there as well.")
+@_as_json
+def bundle(paths: tuple[str, ...], output: str | None, as_json: bool) -> None:
+    """Pack a training program and count it.
+
+    One .py PATH is a script: what it imports comes with it. Several PATHs or a folder are packed as they are; without
+    a PATH, the current folder.
+    """
+    from prequential import views
+
+    found = _found_bundle(paths)
+    if output is not None:
+        found.write(Path(output))
+    manifest = found.manifest()
+    _print(views.bundle_record(manifest)) if as_json else _show(views.bundle_table(manifest))
+
+
+@main.command()
+@click.argument("file", metavar="FILE")
+@_as_json
+def baselines(file: str, as_json: bool) -> None:
+    """Compress FILE (- for standard input) with gzip, bzip2, xz and zstd: the sizes a run has to beat."""
+    from prequential import views
+    from prequential.baselines import baselines as sizes_of
+
+    data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    progress = (lambda name: click.echo(f"{name} ...", err=True)) if len(data) > _LONG_BYTES else None
+    sizes = sizes_of(data, progress=progress)
+    _print({"raw_bytes": len(data), "baselines": sizes}) if as_json else _show(views.baselines_table(sizes))
+
+
+def _found_bundle(paths: tuple[str, ...]) -> Bundle:
+    from prequential.bundle import Bundle
+
+    if len(paths) == 1 and paths[0].endswith(".py"):
+        return Bundle.discover(main=paths[0])
+    return Bundle.of([Path(path) for path in paths or (".",)])
+
+
+def _print(record: dict[str, Any]) -> None:
+    click.echo(json.dumps(record, indent=2, allow_nan=False))
+
+
+def _show(renderable: RenderableType) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    piped = not console.is_terminal and "COLUMNS" not in os.environ
+    console.width = _PIPED_WIDTH if piped else max(_LEAST_WIDTH, console.width)
+    console.print(renderable, crop=False)
+
+
+def _one_line(message: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

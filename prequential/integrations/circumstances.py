@@ -1,0 +1,95 @@
+"""What a Lightning trainer knows about its run, as plain facts: configuration, versions, places."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import WandbLogger
+
+from prequential.ledger import BOOK_NAME
+
+
+def circumstances(trainer: pl.Trainer) -> dict[str, Any]:
+    """Facts for the head of the book: when, with what, how."""
+    logger = trainer.logger
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("prequential", "torch", "lightning")},
+        },
+        "platform": platform.platform(),
+        "world_size": trainer.world_size,
+        "precision": str(trainer.precision),
+        "seed": _seed(),
+        "start_step": trainer.global_step,
+        "wandb": _wandb_identity(logger) if isinstance(logger, WandbLogger) else None,
+    }
+
+
+def configuration(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+    """The resolved configuration: what a receiver must know beside the source, to run the same training."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return {
+        "argv": sys.argv[1:],
+        "module": dict(pl_module.hparams),
+        "data": dict(datamodule.hparams) if datamodule is not None else {},
+        "trainer": {
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "gradient_clip_val": trainer.gradient_clip_val,
+            "max_epochs": trainer.max_epochs,
+            "max_steps": trainer.max_steps,
+            "limit_train_batches": trainer.limit_train_batches,
+            "precision": str(trainer.precision),
+        },
+        "seed": _seed(),
+    }
+
+
+def book_path(trainer: pl.Trainer, ledger: str | os.PathLike[str] | None) -> Path:
+    """Where the book of this run goes: a new file, in the trainer's log directory unless told otherwise.
+
+    Args:
+        trainer: The trainer, for its loggers.
+        ledger: A file name that ends in ``.jsonl``, or a folder, or None for the default.
+    """
+    if ledger is not None:
+        given = Path(ledger)
+        return given if given.suffix == ".jsonl" else given / BOOK_NAME
+    folder = _log_directory(trainer) / "prequential"
+    number = 2
+    while (folder / BOOK_NAME).exists():  # never write into another run's book
+        folder = folder.with_name(f"prequential-{number}")
+        number += 1
+    return folder / BOOK_NAME
+
+
+def _log_directory(trainer: pl.Trainer) -> Path:
+    """The first logger's own directory for this run, in the way Lightning places checkpoints."""
+    logger = trainer.logger
+    if logger is None:
+        return Path(trainer.default_root_dir) / "lightning_logs"
+    if logger.log_dir is not None:
+        return Path(logger.log_dir)
+    folder = version_name = logger.version
+    if not isinstance(folder, str):
+        version_name = f"version_{folder}"
+    return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / str(version_name)
+
+
+def _seed() -> int | None:
+    seed = os.environ.get("PL_GLOBAL_SEED", "")
+    return int(seed) if seed.isdigit() else None
+
+
+def _wandb_identity(logger: WandbLogger) -> Mapping[str, str]:
+    run = logger.experiment
+    return {"id": str(run.id), "project": str(run.project), "entity": str(run.entity)}

@@ -1,0 +1,305 @@
+"""`CompressionMonitor`: the callback that turns a Lightning training run into a code length."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+from prequential.bundle import Bundle
+from prequential.errors import MeasureError, harmless, warn
+from prequential.integrations import wandb as door_to_wandb
+from prequential.integrations.circumstances import book_path, circumstances, configuration
+from prequential.ledger import read_book
+from prequential.recorder import Recorder
+from prequential.tokenbytes import token_bytes as resolve_token_bytes
+
+_BUNDLE_NAME = "bundle.tar.xz"
+_SUMMARY_QUANTITIES = (
+    "compressed_bytes",
+    "compression_ratio",
+    "uniform_ratio",
+    "bits_per_byte",
+    "bits_per_token",
+    "bundle_bytes",
+    "raw_bytes",
+    "tokens",
+)
+
+
+class CompressionMonitor(pl.Callback):
+    """Measures how well a run compresses its data, while it trains.
+
+    ``compressed_bytes = (sum of -log2 p(token), each scored before it is learnt from) / 8 + bundle_bytes``.
+
+    Add it to the trainer's callbacks; the module stays as it is. The running estimate appears in the progress bar and
+    in every logger of the trainer under ``prequential/``; the book and the bundle lie in the trainer's log directory.
+
+    Args:
+        token_bytes: Bytes per token id: ``"bytes"``, a tokenizer, a character vocabulary, a table, or a dotted path to
+            one of these. Without it bits per token are reported, and a ratio against the uniform code.
+        bundle: ``"auto"`` finds the training program; or a ready `Bundle`; or None to leave the program out, said so.
+        measure: ``"auto"``; ``"outputs"`` takes ``{"loss", "nats", "tokens"}`` from ``training_step``; ``"capture"``
+            watches its cross-entropy calls; or a callable ``(module, batch, outputs) -> {"nats", "tokens"}``, or a
+            dotted path to one.
+        ledger: Path of the book, or of a folder for it. Default: ``prequential/`` in the trainer's log directory.
+        every_n_steps: Optimiser steps between log points. Default: the trainer's ``log_every_n_steps``.
+        name: Name of the run in tables. Default: the logger's, else the folder's.
+        data_name: Declared name of the data, so that runs that cut it differently can be compared.
+        baselines: Sizes in bytes of the same data under other codes, by name, to be shown beside the run.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[CompressionMonitor(token_bytes="bytes")], logger=False)
+    """
+
+    def __init__(
+        self,
+        *,
+        token_bytes: Any = None,
+        bundle: Any = "auto",
+        measure: str | Callable[..., Any] = "auto",
+        ledger: str | os.PathLike[str] | None = None,
+        every_n_steps: int | None = None,
+        name: str | None = None,
+        data_name: str | None = None,
+        baselines: Mapping[str, int] | None = None,
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise MeasureError(
+                f"expected every_n_steps of at least 1, got {every_n_steps}: leave it out for the default"
+            )
+        if isinstance(measure, str) and measure not in ("auto", "outputs", "capture"):
+            measure = _located(measure)
+        self.token_bytes = None if token_bytes is None else resolve_token_bytes(token_bytes)
+        self.bundle, self.measure, self.ledger, self.every_n_steps = bundle, measure, ledger, every_n_steps
+        self.name, self.data_name, self.baselines = name, data_name, baselines
+        self.from_environment = False
+        self._recorder: Recorder | None = None
+        self._path: Path | None = None
+        self._bundle: Bundle | None = None
+        self._first_call = True
+        self._last_global_step = 0
+        self._silenced: set[int] = set()
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """The run being recorded; None outside of ``fit``."""
+        return self._recorder
+
+    @property
+    def book(self) -> Path | None:
+        """Path of the book of this fit, or of the last one; None before the first."""
+        return self._path
+
+    # -- hooks --------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Declare the metrics of every W&B run, before the first row."""
+        if stage != "fit" or self._stands_back(trainer):
+            return
+        if trainer.world_size > 1:
+            raise MeasureError(
+                f"expected one process, got {trainer.world_size}: this version counts the tokens of one process only, "
+                "train with devices=1 or leave the monitor out"
+            )
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                self._shielded(logger, door_to_wandb.declare_metrics, logger.experiment)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find the training program and begin to record."""
+        if self._stands_back(trainer):
+            return
+        self._path = book_path(trainer, self.ledger)
+        self._bundle = self._found_bundle(trainer, pl_module)
+        self._silenced = set()
+        self._last_global_step = trainer.global_step
+        self._recorder = Recorder(
+            self._path,
+            header=self._header(trainer),
+            device=pl_module.device,
+            measure=self.measure,
+            token_bytes=self.token_bytes,
+            bundle_bytes=self._bundle.bundle_bytes if self._bundle else None,
+            every_n_steps=self.every_n_steps or max(1, vars(trainer)["log_every_n_steps"]),
+            publish=lambda values, steps: self._publish(trainer, values, steps),
+        )
+        self._wrap_training_step(trainer, self._recorder)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell first exposure from replay."""
+        self._first_call = True
+        if self._recorder is not None:
+            self._recorder.replay = trainer.current_epoch > 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the optimiser step, if this batch ended with one."""
+        if self._recorder is not None and trainer.global_step != self._last_global_step:
+            self._last_global_step = trainer.global_step
+            self._recorder.step_done(trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the interval: what follows is replay."""
+        if self._recorder is not None:
+            self._recorder.epoch_done()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make the book as durable as the checkpoint."""
+        if self._recorder is not None:
+            self._recorder.checkpoint()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the end of the book, the summary and the artifacts."""
+        self._finish(trainer, pl_module, "completed")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """End the book with how the run ended; no later hook is called."""
+        self._finish(trainer, pl_module, "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _stands_back(self, trainer: pl.Trainer) -> bool:
+        """Whether this monitor came from the environment and the script brings its own."""
+        monitors = [callback for callback in _callbacks(trainer) if isinstance(callback, CompressionMonitor)]
+        return self.from_environment and any(not monitor.from_environment for monitor in monitors)
+
+    def _wrap_training_step(self, trainer: pl.Trainer, recorder: Recorder) -> None:
+        """See every training step from the inside: its loss calls, and what it returns before anything divides it.
+
+        The strategy's method is wrapped, not the module's, so that the user's module stays untouched. Optimisers that
+        call the step again (LBFGS) are scored at the first call, which is before the update.
+        """
+        strategy: Any = trainer.strategy
+        original = strategy.training_step
+
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            if not self._first_call:
+                return original(*args, **kwargs)
+            self._first_call = False
+            with recorder.capturing():
+                outputs = original(*args, **kwargs)
+            batch = args[0] if args else kwargs.get("batch")
+            recorder.observe(trainer.lightning_module, batch, outputs)
+            return outputs
+
+        strategy.training_step = training_step
+
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, status: str) -> None:
+        recorder, self._recorder = self._recorder, None
+        if recorder is None:
+            return
+        vars(trainer.strategy).pop("training_step", None)
+        facts: dict[str, Any] = {}
+        with harmless("the training program was not looked for again"):
+            facts = self._grown_bundle(trainer, pl_module, recorder)
+        recorder.finish(status, **facts)
+        if recorder.path.exists():
+            with harmless("the run has its book, but no summary"):
+                self._summarize(trainer, recorder, status)
+
+    def _found_bundle(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Bundle | None:
+        if self.bundle is None or isinstance(self.bundle, Bundle):
+            return self.bundle
+        files = self.token_bytes.files if self.token_bytes is not None else {}
+        with harmless("the training program is left out of the total"):
+            return Bundle.discover(config=configuration(trainer, pl_module), tokenizer_files=files)
+        return None
+
+    def _grown_bundle(self, trainer: pl.Trainer, pl_module: pl.LightningModule, recorder: Recorder) -> dict[str, Any]:
+        """Find the program again; if modules imported while training made it another one, that one is charged."""
+        if self.bundle != "auto" or self._bundle is None:
+            return {}
+        again = self._found_bundle(trainer, pl_module)
+        if again is None or again.sha256 == self._bundle.sha256:
+            return {}
+        recorder.note("bundle_changed", "the training program held other files at the end than at the start")
+        self._bundle, recorder.bundle_bytes = again, again.bundle_bytes
+        return {"bundle": again.manifest()}
+
+    def _header(self, trainer: pl.Trainer) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "grade": "ideal",
+            "bundle": self._bundle.manifest() if self._bundle else None,
+            "data_name": self.data_name,
+            "baselines": dict(self.baselines) if self.baselines else None,
+            **circumstances(trainer),
+        }
+
+    def _publish(self, trainer: pl.Trainer, values: dict[str, float | int], steps: int) -> None:
+        for logger in trainer.loggers:
+            self._shielded(logger, logger.log_metrics, _prefixed(values), steps - 1)
+        shown = {"compressed_MB": values["compressed_bytes"] / 1e6}
+        ratio = values.get("compression_ratio", values.get("uniform_ratio"))
+        if ratio is not None:
+            shown["ratio" if "compression_ratio" in values else "uniform_ratio"] = ratio
+        # Straight into the trainer's tables: `self.log` rounds to float32 and takes a millisecond a name.
+        trainer.progress_bar_metrics.update(shown)
+        trainer.callback_metrics.update(
+            {name: torch.tensor(value, dtype=torch.float64) for name, value in _prefixed(values).items()}
+        )
+
+    def _shielded(self, logger: Any, call: Callable[..., Any], *args: Any) -> None:
+        """Call a logger; at its first failure warn, and leave it alone from then on."""
+        if id(logger) in self._silenced:
+            return
+        try:
+            call(*args)
+        except Exception as error:
+            self._silenced.add(id(logger))
+            message = f"{type(logger).__name__} failed and gets no more values: {type(error).__name__}: {error}"
+            warn(message)
+            if self._recorder is not None:
+                self._recorder.note("logger_failed", message)
+
+    def _summarize(self, trainer: pl.Trainer, recorder: Recorder, status: str) -> None:
+        files = [recorder.path]
+        if self._bundle is not None:
+            files.append(self._bundle.write(recorder.path.with_name(_BUNDLE_NAME)))
+        run = read_book(recorder.path)
+        values = {name: value for name, value in run.measured().items() if value is not None}
+        facts = {
+            **{name: values[name] for name in _SUMMARY_QUANTITIES if name in values},
+            "bundle_sha256": run.bundle.get("sha256"),
+            "grade": run.grade,
+            "single_pass": run.single_pass[0],
+            "status": status,
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                self._shielded(logger, door_to_wandb.summarize, logger.experiment, facts)
+                self._shielded(logger, door_to_wandb.attach, logger.experiment, files, facts)
+        for line in run.summary():
+            rank_zero_info(f"prequential: {line}")
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    callbacks: list[pl.Callback] = vars(trainer)["callbacks"]
+    return callbacks
+
+
+def _located(path: str) -> Callable[..., Any]:
+    found = locate(path)
+    if not callable(found):
+        raise MeasureError(
+            f"expected measure to be 'auto', 'outputs', 'capture', a callable or a dotted path to one, got {path!r}"
+        )
+    return found
+
+
+def _prefixed(values: Mapping[str, float | int]) -> dict[str, float | int]:
+    return {door_to_wandb.PREFIX + name: value for name, value in values.items()}

@@ -1,0 +1,48 @@
+"""Tables of what is given beside a run: the files of a bundle, and the sizes of the data under other codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from prequential.views.figures import count, safe
+from prequential.views.table import figures_table, listed
+
+
+def bundle_table(manifest: Mapping[str, Any]) -> RenderableType:
+    """Show what is in a training program, what it counts under each size rule, and what is named but free.
+
+    Args:
+        manifest: `Bundle.manifest()`, or the one in the header of a book.
+
+    Returns:
+        Something for `rich` to print; sizes in bytes.
+    """
+    counted = str(manifest["rule"])
+    files = [(safe(file["name"]), count(file["bytes"])) for file in manifest["files"]]
+    sizes = [(safe(rule), count(size)) for rule, size in manifest["sizes"].items()]
+    parts: list[RenderableType] = [
+        Text.assemble((f"{count(manifest['bundle_bytes'])} bundle bytes", "bold"), " under ", safe(counted)),
+        Text.assemble("sha256 ", safe(manifest["sha256"])),
+        figures_table(("file", "bytes"), files),
+        figures_table(("size rule", "bytes"), sizes, bold=counted),
+    ]
+    packages = [f"{name} {version}" for name, version in manifest["packages"].items()]
+    lists = {"Public packages, named and free": packages, "Warnings": manifest["warnings"]}
+    return Group(*parts, *(listed(heading, items) for heading, items in lists.items()))
+
+
+def baselines_table(sizes: Mapping[str, int]) -> RenderableType:
+    """Show sizes of the same data under other codes, smallest first.
+
+    Args:
+        sizes: Bytes by the name of the code, as `baselines` gives them.
+
+    Returns:
+        Something for `rich` to print.
+    """
+    rows = [(safe(name), count(size)) for name, size in sorted(sizes.items(), key=lambda item: item[1])]
+    return figures_table(("code", "bytes"), rows)

@@ -1,0 +1,62 @@
+"""Runs and comparisons as plain JSON objects, whose keys are the names of the registry and a few documented words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prequential.comparison import Comparison, known_quantities
+from prequential.run import Run
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """List the quantities of a run by name, and how far to trust them; None where something is unknown.
+
+    Returns:
+        Beside the registry's names: ``name``, ``grade``, ``status``, ``single_pass`` (yes, no, unknown) with
+        ``single_pass_reasons``, ``measure``, ``bundle_sha256``, ``warnings`` (the reader's, then the messages of the
+        book's events) and ``baselines`` (bytes by code).
+    """
+    answer, reasons = run.single_pass
+    return {
+        "name": run.name,
+        **known_quantities(run),
+        "grade": run.grade,
+        "status": run.status,
+        "single_pass": answer,
+        "single_pass_reasons": reasons,
+        "measure": run.header.get("measure"),
+        "bundle_sha256": run.bundle.get("sha256"),
+        "warnings": [*run.warnings, *(event["message"] for event in run.events)],
+        "baselines": run.header.get("baselines"),
+    }
+
+
+def comparison_record(comparison: Comparison) -> dict[str, Any]:
+    """List runs in the order of the ranking, the verdict, and notes.
+
+    Returns:
+        ``runs`` (quantities of the registry and a ``name``), ``verdict`` (``winner``, None for a tie;
+        ``difference_bytes``; ``interval_bytes``, a pair or None) and ``notes``.
+    """
+    verdict = comparison.verdict
+    return {
+        "runs": [{"name": row.name, **row.quantities} for row in comparison.rows],
+        "verdict": {
+            "winner": verdict.winner,
+            "difference_bytes": verdict.difference_bytes,
+            "interval_bytes": list(verdict.interval_bytes) if verdict.interval_bytes else None,
+        },
+        "notes": list(comparison.notes),
+    }
+
+
+def bundle_record(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the manifest of a bundle under the registry's names.
+
+    Returns:
+        ``bundle_bytes`` and ``bundle_sha256``, then the manifest's other entries: ``rule``, ``sizes``, ``files``,
+        ``packages``, ``python``, ``git``, ``codecs``, ``warnings``.
+    """
+    rest = {name: value for name, value in manifest.items() if name not in ("bundle_bytes", "sha256")}
+    return {"bundle_bytes": manifest["bundle_bytes"], "bundle_sha256": manifest["sha256"], **rest}

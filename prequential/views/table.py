@@ -1,0 +1,199 @@
+"""Tables for the terminal: the balance sheet of one run, and runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from prequential.comparison import Comparison, Row, Verdict, known_quantities
+from prequential.run import Run
+from prequential.views.figures import UNKNOWN, cost, count, gain, safe
+
+Quantities = dict[str, float | int | None]
+
+_ESTIMATES = ("estimate", "surrogate")
+_FREE = "free"
+
+
+def run_table(run: Run) -> RenderableType:
+    """Draw the balance sheet of a run: where each token and each byte went, what that makes, and how far to trust it.
+
+    Args:
+        run: The run, as `load_run` gives it.
+
+    Returns:
+        Something for `rich` to print; sizes are rounded up, ratios down, a dash is unknown.
+    """
+    values = known_quantities(run)
+    events = [f"step {event.get('step')}: {event['message']}" for event in run.events]
+    parts: list[RenderableType] = [_headline(run, values), _balance(run, values), _ratios(values)]
+    if run.header.get("baselines"):
+        parts.append(_beside_baselines(run, values))
+    parts += [Text(), _trust(run), listed("Events", events), listed("Warnings", run.warnings)]
+    return Group(*parts)
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """Put runs side by side, shortest description first, then the verdict in a sentence and what to know beside it.
+
+    Args:
+        comparison: What `compare` found.
+
+    Returns:
+        Something for `rich` to print.
+    """
+    headings = ("run", "bundle", "data code", "total", "ratio", "bits/byte", "final loss")
+    table = figures_table(headings, [_compared(row) for row in comparison.rows])
+    units = Text("Bytes, rounded up; ratio of raw to total bytes; final loss in nats a token.", style="dim")
+    names = [row.name for row in comparison.rows]
+    return Group(table, units, Text(), _sentence(comparison.verdict, names), Text(), listed("Notes", comparison.notes))
+
+
+def figures_table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], *, bold: str | None = None) -> Table:
+    """Draw one column of text, which folds, and columns of figures, which are never cut.
+
+    Args:
+        headings: One for each column.
+        rows: As many cells each; a cell that may hold text from outside is made by `safe`.
+        bold: Text of the first cell of the row to stress.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(headings[0], overflow="fold", min_width=6)
+    for number, heading in enumerate(headings[1:], start=1):
+        # With a least width the table rather grows over the edge of a narrow terminal than lose a digit.
+        width = max(len(heading), *(len(row[number]) for row in rows))
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+    for row in rows:
+        table.add_row(*row, style="bold" if str(row[0]) == bold else None)
+    return table
+
+
+def listed(heading: str, items: Iterable[str]) -> RenderableType:
+    """Give a heading and a line for each item, which is text from outside; nothing if there are none."""
+    rows = [Padding(safe(item), (0, 0, 0, 2)) for item in items]
+    return Group(Text(heading, style="bold"), *rows) if rows else Group()
+
+
+def pairs(rows: Iterable[tuple[str, object]]) -> Table:
+    """Set labels beside facts, each of which may be text from outside."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, fact in rows:
+        table.add_row(safe(label), safe(fact))
+    return table
+
+
+def _headline(run: Run, values: Quantities) -> Text:
+    """State the total and the two halves of the formula."""
+    name, status = safe(run.name), safe(run.status)
+    data_bits = [values[part] for part in ("data_bits", "uncoded_bits")]
+    data = _bytes(sum(bits for bits in data_bits if bits is not None))
+    total = Text(f"{cost(values['compressed_bytes'])} compressed bytes", style="bold")
+    halves = f" = {data} data code + {count(values['bundle_bytes'])} bundle{_estimate(run)}"
+    return Text.assemble(name, " (", status, ")\n", total, halves)
+
+
+def _estimate(run: Run) -> str:
+    return " (estimate)" if run.grade in _ESTIMATES else ""
+
+
+def _bytes(bits: float | int | None) -> str:
+    return cost(None if bits is None else bits / 8)
+
+
+def _balance(run: Run, values: Quantities) -> Table:
+    """Show every column of the accounting: the token positions add up to those fed, the charges to the total."""
+    tally, rule = run.total, run.bundle.get("rule")
+    bundle_bytes = values["bundle_bytes"]
+    bundle_bits = None if bundle_bytes is None else 8 * bundle_bytes
+
+    def charged(label: str, tokens: str, bits: float | int | None) -> tuple[str, str, str, str]:
+        return label, tokens, cost(bits), _bytes(bits)
+
+    rows: list[Sequence[str | Text]] = [
+        charged("coded", count(tally.coded_tokens), values["data_bits"]),
+        charged("uncoded", count(tally.uncoded_tokens), values["uncoded_bits"]),
+        charged("choice", "", values["choice_bits"]),
+        (safe(f"bundle ({rule})" if rule else "bundle"), "", count(bundle_bits), count(bundle_bytes)),
+        charged("total", count(tally.tokens), values["description_bits"]),
+        ("masked", count(tally.masked_tokens), _FREE, _FREE),
+        ("replayed", count(tally.replayed_tokens), _FREE, _FREE),
+        ("non-finite (in coded)", count(tally.nonfinite_tokens), "", ""),
+    ]
+    return figures_table(("", "tokens", "bits", "bytes"), rows, bold="total")
+
+
+def _ratios(values: Quantities) -> Table:
+    """List what is divided from the sums, each with its unit."""
+    rows = [
+        ("raw bytes", count(values["raw_bytes"]), "of the source data"),
+        ("compression ratio", gain(values["compression_ratio"], 3), "raw over compressed bytes"),
+        ("bits per byte", cost(values["bits_per_byte"], 4), "coded and uncoded, without the bundle"),
+        ("bits per token", cost(values["bits_per_token"], 4), "of coded tokens"),
+        ("final loss", cost(values["final_nats_per_token"], 4), "nats a token, last 5 % of the tokens"),
+        ("uniform code", cost(values["uniform_bytes"]), "bytes, log2 V bits a token"),
+        ("ratio to uniform", gain(values["uniform_ratio"], 3), "uniform over compressed bytes"),
+    ]
+    table = Table.grid(padding=(0, 2))
+    for justify in ("left", "right", "left"):
+        table.add_column(justify=justify, no_wrap=justify == "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _beside_baselines(run: Run, values: Quantities) -> Table:
+    """Show the same data under other codes, this run placed among them by size."""
+    this_run = f"this run{_estimate(run)}"
+    sizes = [(safe(name), float(size)) for name, size in run.header["baselines"].items()]
+    sizes.append((Text(this_run), float(values["compressed_bytes"] or 0)))
+    rows = [(name, cost(size)) for name, size in sorted(sizes, key=lambda pair: pair[1])]
+    return figures_table(("same data under", "bytes"), rows, bold=this_run)
+
+
+def _trust(run: Run) -> Table:
+    """Tell how far the number is proved."""
+    answer, reasons = run.single_pass
+    return pairs(
+        [
+            ("grade", run.grade + _estimate(run)),
+            ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
+            ("measured by", run.header.get("measure") or UNKNOWN),
+            ("bundle", run.bundle.get("sha256") or "left out: the total lacks the training program"),
+            ("book", run.path),
+        ]
+    )
+
+
+def _compared(row: Row) -> tuple[str | Text, ...]:
+    values = row.quantities
+    return (
+        safe(row.name + _estimate(row.run)),
+        count(values["bundle_bytes"]),
+        _bytes(values["data_bits"]),
+        cost(values["compressed_bytes"]),
+        gain(values["compression_ratio"], 3),
+        cost(values["bits_per_byte"], 4),
+        cost(values["final_nats_per_token"], 4),
+    )
+
+
+def _sentence(verdict: Verdict, names: list[str]) -> Text:
+    """State the verdict; the difference is rounded down and its interval outwards."""
+    best, second = names[0], names[1]
+    interval = "no interval"
+    if verdict.interval_bytes is not None:
+        low, high = verdict.interval_bytes
+        interval = f"95 % interval {gain(low)} to {cost(high)}"
+    difference = gain(verdict.difference_bytes)
+    if verdict.winner is None:
+        words = f"Tie: {best} needs {difference} bytes less than {second}, within noise ({interval})."
+    else:
+        words = f"Winner: {verdict.winner}, by {difference} bytes over {second} ({interval})."
+    return Text(safe(words).plain, style="bold")

@@ -1,0 +1,95 @@
+"""What the monitor costs: the same training with and without it, interleaved in one process, as paired ratios.
+
+Run ``python tests/benchmarks/overhead.py``; it prints one line a model size. Only the ratio means anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from prequential import CompressionMonitor
+
+VOCABULARY, LENGTH, BATCH = 512, 128, 8
+PAIRS, STEPS = 7, 60
+
+
+class Model(L.LightningModule):
+    """A small transformer over random tokens."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, width)
+        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, batch_first=True, dropout=0.0)
+        self.trunk = nn.TransformerEncoder(layer, layers)
+        self.head = nn.Linear(width, VOCABULARY)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        """Score the next tokens."""
+        mask = nn.Transformer.generate_square_subsequent_mask(LENGTH)
+        hidden = self.trunk(self.embedding(batch[:, :-1]), mask=mask, is_causal=True)
+        return F.cross_entropy(self.head(hidden).flatten(0, 1), batch[:, 1:].flatten())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain AdamW."""
+        return torch.optim.AdamW(self.parameters())
+
+
+def seconds(width: int, layers: int, monitored: bool) -> float:
+    """Time one fit; what happens before the first step and after the last is left out."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        watch: list[L.Callback] = [CompressionMonitor(bundle=None, ledger=folder)] if monitored else []
+        trainer = L.Trainer(
+            max_steps=STEPS,
+            accelerator="cpu",
+            callbacks=[*watch, clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        data = torch.randint(VOCABULARY, (STEPS * BATCH, LENGTH + 1))
+        trainer.fit(Model(width, layers), torch.utils.data.DataLoader(data, batch_size=BATCH))
+    return clock.end - clock.begin
+
+
+class Clock(L.Callback):
+    """Reads the time after the first and after the last batch."""
+
+    begin = end = 0.0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Read the time; it stands last in the list, so the monitor's work is inside."""
+        self.begin = self.begin or time.perf_counter()
+        self.end = time.perf_counter()
+
+
+def main() -> None:
+    """Print the paired ratios."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    for width, layers in ((32, 1), (128, 2), (256, 4)):
+        ratios = []
+        for pair in range(PAIRS):
+            order = (True, False) if pair % 2 else (False, True)
+            taken = {monitored: seconds(width, layers, monitored) for monitored in order}
+            ratios.append(taken[True] / taken[False])
+            step_ms = 1e3 * taken[False] / (STEPS - 1)
+        low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+        print(
+            f"width {width}, {layers} layers, {step_ms:.1f} ms a step: with/without {middle:.3f} "
+            f"[{low:.3f}, {high:.3f}]"
+        )
+
+
+if __name__ == "__main__":
+    main()

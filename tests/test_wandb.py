@@ -1,0 +1,118 @@
+"""What reaches W&B: exact rows over tokens, declared keys, a summary, one artifact; offline, with nothing set up."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from toys import VOCABULARY, Toy, loader
+
+from prequential import Bundle, CompressionMonitor
+from prequential.codelength import REGISTRY
+from prequential.integrations.wandb import declare_metrics
+from prequential.ledger import read_book
+
+
+def inspect(folder: Path, *arguments: str) -> str:
+    """What W&B's own reader prints of an offline run."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *arguments, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """One run with a `WandbLogger` offline: its book, its records and its summary as W&B reads them."""
+    folder = tmp_path_factory.mktemp("offline")
+    previous = Path.cwd()
+    os.chdir(folder)
+    try:
+        logger = WandbLogger(project="toys", offline=True, save_dir=folder)
+        bundle = Bundle(files={"train.py": b"print('train')\n"})
+        monitor = CompressionMonitor(
+            token_bytes=[1] * VOCABULARY, bundle=bundle, ledger=folder / "run", every_n_steps=2
+        )
+        L.seed_everything(0)
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=logger,
+            callbacks=[monitor],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(Toy(), loader())
+        wandb.finish()
+    finally:
+        os.chdir(previous)
+        wandb.teardown()
+    (run_folder,) = (folder / "wandb").glob("offline-run-*")
+    records = [json.loads(line) for line in inspect(run_folder).splitlines()]
+    summary = json.loads(inspect(run_folder, "--summary"))["summary"]
+    return read_book(folder / "run" / "book.jsonl"), records, summary, bundle
+
+
+def test_every_row_has_exact_values_over_tokens(offline):
+    """Five log points, tokens that grow, and a last row that equals the book to the last digit."""
+    book, records, _, _ = offline
+    rows = [record["history"] for record in records if "history" in record]
+    rows = [row for row in (row_of(r) for r in rows) if "prequential/tokens" in row]
+    tokens = [row["prequential/tokens"] for row in rows]
+    assert tokens == [24, 48, 96, 144, 192]
+    values = book.measured()
+    for name in ("compressed_bytes", "compression_ratio", "data_bits", "bits_per_byte", "nats"):
+        assert rows[-1][f"prequential/{name}"] == values[name]
+
+
+def row_of(history):
+    """A history record as a dict, in whichever of its two shapes the reader prints it."""
+    items = history.get("item") or history.get("items") or []
+    if not items:
+        return history
+    return {item.get("key") or ".".join(item["nestedKey"]): json.loads(item["valueJson"]) for item in items}
+
+
+def test_the_summary_holds_what_the_runs_table_shows(offline):
+    """Final sizes, ratio, bundle hash, grade and verdict are scalars in the summary."""
+    book, _, summary, bundle = offline
+    values = book.measured()
+    assert summary["prequential/compressed_bytes"] == values["compressed_bytes"]
+    assert summary["prequential/compression_ratio"] == values["compression_ratio"]
+    assert summary["prequential/bits_per_byte"] == values["bits_per_byte"]
+    assert summary["prequential/bundle_sha256"] == bundle.sha256
+    assert summary["prequential/grade"] == "ideal"
+    assert summary["prequential/single_pass"] == "unknown"
+
+
+def test_book_and_bundle_are_attached_as_one_artifact(offline):
+    """The artifact has both files, complete, with the bundle's identity."""
+    _, records, _, bundle = offline
+    text = json.dumps(records)
+    assert '"prequential-' in text
+    assert "book.jsonl" in text
+    assert "bundle.tar.xz" in text
+    assert bundle.sha256 in text
+
+
+class FakeRun:
+    """Keeps the declarations it is given."""
+
+    def __init__(self):
+        self.declared = {}
+
+    def define_metric(self, name, step_metric=None):
+        self.declared[name] = step_metric
+
+
+def test_every_key_is_declared_by_its_exact_name():
+    """No glob: W&B would pick between it and Lightning's own at random."""
+    run = FakeRun()
+    declare_metrics(run)
+    assert set(run.declared) == {f"prequential/{name}" for name in REGISTRY}
+    assert run.declared.pop("prequential/tokens") is None
+    assert set(run.declared.values()) == {"prequential/tokens"}
