@@ -10,6 +10,7 @@ the `CompressionMonitor` among the trainer's callbacks.
 import argparse
 import os
 import sysconfig
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -55,11 +56,13 @@ class ByteModel(L.LightningModule):
         return self.layers(self.table(torch.stack(rows, -1)).flatten(2))
 
     def training_step(self, batch, batch_idx):
+        """A plain mean cross-entropy."""
         context, targets = batch
         logits = self(context, targets.shape[1])
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def configure_optimizers(self):
+        """Adagrad takes sparse gradients; a table row learns fast while it is new."""
         tables = {"params": self.table.parameters(), "lr": 0.3}
         return torch.optim.Adagrad([tables, {"params": self.layers.parameters(), "lr": 0.03}])
 
@@ -76,9 +79,11 @@ class Streams(Dataset):
         self.targets = F.pad(ids, (0, missing), value=-100).view(streams, length)  # cross_entropy ignores -100
 
     def __len__(self):
+        """How many steps there are."""
         return self.targets.shape[1] // self.step
 
     def __getitem__(self, i):
+        """Contexts and targets of step i, a row for each stream."""
         here = i * self.step
         context = self.inputs[:, here : here + self.step + self.context - 1]
         return context, self.targets[:, here : here + self.step]
@@ -118,6 +123,7 @@ def main():
     options = parser.parse_args()
     text = (options.text.read_bytes() if options.text else standard_library())[: options.bytes]
     options.out.mkdir(parents=True, exist_ok=True)
+    warnings.filterwarnings("ignore", "Sparse invariant checks|.*does not have many workers|.*treespec")
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("WANDB_SILENT", "true")
 

@@ -28,12 +28,17 @@ _CROSS_ENTROPY_ARGUMENTS = (
     "reduction",
     "label_smoothing",
 )
-# Losses that are likelihoods, but that the tap does not turn into a code length.
-_OTHER_LIKELIHOODS = {
-    F.nll_loss: "nll_loss",
-    F.binary_cross_entropy: "binary_cross_entropy",
-    F.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
-    getattr(F, "linear_cross_entropy", None): "linear_cross_entropy",
+# Losses that are likelihoods; the tap turns the first into a code length, and says so where it meets another.
+_LIKELIHOODS = {
+    getattr(F, name)
+    for name in (
+        "cross_entropy",
+        "nll_loss",
+        "binary_cross_entropy",
+        "binary_cross_entropy_with_logits",
+        "linear_cross_entropy",
+    )
+    if hasattr(F, name)  # the last one is new in torch 2.13
 }
 
 
@@ -61,17 +66,18 @@ class LossTap(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if func not in _LIKELIHOODS:  # dozens of calls a step come through here: nothing else may happen to them
+            return func(*args, **kwargs) if kwargs else func(*args)
         keywords = dict(kwargs or {})
         result = func(*args, **keywords)
+        self._list(func, args, keywords)
         if func is F.cross_entropy:
-            self._list(func, args, keywords)
             call = dict(zip(_CROSS_ENTROPY_ARGUMENTS, args, strict=False)) | keywords
             if torch.compiler.is_compiling():  # a handler would break the graph
                 self._add(result, call)
             else:
                 self._add_harmlessly(result, call)
-        elif func in _OTHER_LIKELIHOODS:
-            self._list(func, args, keywords)
+        else:
             self.meter.not_understood()
         return result
 

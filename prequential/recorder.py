@@ -154,8 +154,8 @@ class Recorder:
 
     @_shielded
     def epoch_done(self) -> None:
-        """Close the interval, so that none spans two epochs: the later ones are replay."""
-        self._close_interval()
+        """Reach a log point, so that no interval spans two epochs: the later ones are replay."""
+        self._log_point()
 
     @_shielded
     def note(self, event: str, message: str) -> None:

@@ -20,7 +20,7 @@ def quantities_page() -> str:
         [
             "# Quantities",
             "",
-            f"{WRITTEN} Loggers show them as `prequential/<name>` over `prequential/tokens`; `--json` uses the bare names.",
+            WRITTEN + " Loggers show them as `prequential/<name>` over `prequential/tokens`; `--json` uses the bare names.",
             "",
             "| name | unit | better | what it is |",
             "|---|---|---|---|",
@@ -56,8 +56,12 @@ def _methods(thing: object) -> list[tuple[str, object]]:
     """Public methods that a class itself defines, with a docstring; hooks of a framework are left out."""
     if not inspect.isclass(thing):
         return []
-    own = [(name, member) for name, member in vars(thing).items() if not name.startswith(("_", "on_")) and name != "setup"]
-    return [(name, getattr(thing, name)) for name, member in own if inspect.isroutine(getattr(thing, name))]
+    names = [name for name in vars(thing) if not name.startswith(("_", "on_")) and name != "setup"]
+    return [(name, getattr(thing, name)) for name in names if _is_method(getattr(thing, name))]
+
+
+def _is_method(member: object) -> bool:
+    return inspect.isfunction(member) or inspect.ismethod(member)
 
 
 def _method_part(owner: str, name: str, method: object) -> str:

@@ -87,8 +87,12 @@ def test_the_example_end_to_end(example, tmp_path):
         assert values["data_bits"] == math.fsum(interval_nats(book)) / math.log(2)
         bundle = Path(book).with_name("bundle.tar.xz")
         assert values["bundle_bytes"] == bundle.stat().st_size
-        assert Bundle.read(bundle).files["compress_text.py" if SCRIPT.name in Bundle.read(bundle).files else
-                                         "examples/compress_text.py"] == SCRIPT.read_bytes()
+        assert (
+            Bundle.read(bundle).files[
+                "compress_text.py" if SCRIPT.name in Bundle.read(bundle).files else "examples/compress_text.py"
+            ]
+            == SCRIPT.read_bytes()
+        )
         (row,) = [row for row in compared["runs"] if row["name"] == size]
         same = ("data_bits", "compressed_bytes", "compression_ratio", "bundle_bytes", "bits_per_byte", "tokens")
         assert [row[name] for name in same if name != "compressed_bytes"] == [
