@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _LONG_BYTES = 5_000_000
 # Without a terminal there is no width to keep to: as wide as names need.
 _PIPED_WIDTH = 120
-# A narrower terminal wraps lines, which loses nothing; tables squeezed below this would lose columns.
-_LEAST_WIDTH = 80
 
 
 class _Commands(click.Group):
@@ -66,7 +64,10 @@ def main() -> None:
 @click.argument("run")
 @_as_json
 def show(run: str, as_json: bool) -> None:
-    """Show the balance sheet of a RUN: what was coded, what it cost, and how far to trust it."""
+    """Show the balance sheet of a RUN.
+
+    What was coded, what it cost, and how far to trust it.
+    """
     from prequential.sources import load_run
 
     loaded = load_run(run)
@@ -82,7 +83,10 @@ def show(run: str, as_json: bool) -> None:
 )
 @_as_json
 def compare(runs: tuple[str, ...], common_prefix: bool, as_json: bool) -> None:
-    """Compare runs on the same data: which describes it in fewer bytes, and whether the difference is noise."""
+    """Compare runs on the same data.
+
+    Which describes it in fewer bytes, and whether the difference is noise.
+    """
     if len(runs) < 2:
         raise click.UsageError("expected two runs or more, got one: name what to compare it with")
     from prequential import views
@@ -116,7 +120,10 @@ def bundle(paths: tuple[str, ...], output: str | None, as_json: bool) -> None:
 @click.argument("file", metavar="FILE")
 @_as_json
 def baselines(file: str, as_json: bool) -> None:
-    """Compress FILE (- for standard input) with gzip, bzip2, xz and zstd: the sizes a run has to beat."""
+    """Show the sizes that a run has to beat.
+
+    FILE (- for standard input) is compressed with gzip, bzip2, xz and zstd.
+    """
     from prequential import views
     from prequential.baselines import baselines as sizes_of
 
@@ -142,8 +149,8 @@ def _show(renderable: RenderableType) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
-    piped = not console.is_terminal and "COLUMNS" not in os.environ
-    console.width = _PIPED_WIDTH if piped else max(_LEAST_WIDTH, console.width)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPED_WIDTH
     console.print(renderable, crop=False)
 
 

@@ -72,17 +72,13 @@ class Run:
         """``completed``, ``interrupted``, ``failed``, or ``open`` where no end line stands in the book."""
         return str(self.end["status"]) if self.end else "open"
 
-    def measured(self, tally: Tally | None = None, *, choices: int = 1) -> dict[str, float | int | None]:
-        """Quantities of the registry for this run, or for ``tally`` under this run's bundle and tokenizer.
-
-        ``choices`` is the number of runs that this one was picked from after seeing them all.
-        """
+    def measured(self, tally: Tally | None = None) -> dict[str, float | int | None]:
+        """Quantities of the registry for this run, or for ``tally`` under this run's bundle and tokenizer."""
         values = quantities(
             self.total if tally is None else tally,
             bundle_bytes=int(self.bundle.get("bundle_bytes", 0)),
             bytes_known=self.bytes_known,
             vocab_size=self.header.get("vocab_size"),
-            choices=choices,
         )
         if tally is None:
             values["final_nats_per_token"] = self.final_nats_per_token

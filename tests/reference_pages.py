@@ -20,7 +20,8 @@ def quantities_page() -> str:
         [
             "# Quantities",
             "",
-            WRITTEN + " Loggers show them as `prequential/<name>` over `prequential/tokens`; `--json` uses the bare names.",
+            WRITTEN
+            + " Loggers show them as `prequential/<name>` over `prequential/tokens`; `--json` uses the bare names.",
             "",
             "| name | unit | better | what it is |",
             "|---|---|---|---|",

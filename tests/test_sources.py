@@ -30,6 +30,13 @@ def test_a_book_of_any_name_is_read(written):
     assert load_run(written.rename("logs/other.jsonl")).total.coded_tokens == 3000
 
 
+@pytest.mark.parametrize("path", [".", "book.jsonl"])
+def test_a_run_without_a_name_is_named_by_its_folder_from_within_too(written, monkeypatch, path):
+    book("logs/two/book.jsonl", tallies([1.0]))
+    monkeypatch.chdir("logs/two")
+    assert load_run(path).name == "two"
+
+
 def test_a_book_in_the_folder_itself_wins_over_those_below(written):
     book("logs/book.jsonl", tallies([1.0]), name="upper")
     assert load_run("logs").name == "upper"

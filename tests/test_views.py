@@ -21,12 +21,13 @@ from prequential.views import (
 from prequential.views.figures import cost, count, gain, safe
 
 LOSSES = [3 * (step + 1) ** -0.3 + 1 for step in range(60)]
+DASH = "\N{EN DASH}"
 EVIL = "[bold red]x[/] [/nope] \x1b[31m\x1b]8;;http://x\x07 \u202eabc\ud800 line\nbreak"
 
 
 def drawn(renderable, width=80):
-    """What a terminal of this width shows, without styles."""
-    console = Console(width=width, highlight=False, markup=False, emoji=False, color_system=None, record=False)
+    """Draw what a terminal of this width shows, without styles."""
+    console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(renderable, crop=False)
     return capture.get()
@@ -56,9 +57,9 @@ def row_of(text, label):
         (gain(1.99999, 3), "1.999"),
         (gain(2.0, 3), "2.000"),
         (gain(-0.5), "-1"),
-        (cost(None), "–"),
-        (gain(None, 3), "–"),
-        (count(None), "–"),
+        (cost(None), DASH),
+        (gain(None, 3), DASH),
+        (count(None), DASH),
         (count(0), "0"),
         (count(1_400_000_000_000), "1,400,000,000,000"),
     ],
@@ -125,9 +126,9 @@ def test_what_is_unknown_is_a_dash():
     one = run(bundle=None, bytes_known=False, vocab_size=None, uncoded_tokens=1)
     text = drawn(run_table(one))
     for label in ("raw bytes", "compression ratio", "bits per byte", "uniform code", "ratio to uniform"):
-        assert row_of(text, label)[0] == "–", label
-    assert row_of(text, "bundle") == ["–", "–"]
-    assert row_of(text, "uncoded") == ["60", "–", "–"]
+        assert row_of(text, label)[0] == DASH, label
+    assert row_of(text, "bundle") == [DASH, DASH]
+    assert row_of(text, "uncoded") == ["60", DASH, DASH]
     assert "the total lacks the training program" in text
 
 
@@ -151,7 +152,7 @@ def test_an_estimate_says_so_wherever_its_total_is_shown(grade):
     assert drawn(comparison_table(compare([one, other])), 120).count("(estimate)") == 2
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("width", [20, 60, 80, 200])
 def test_no_figure_is_cut_at_any_width(width):
     """Not even 14-digit ones in a narrow terminal: then the table is wider than it."""
     runs = [run(name, tokens=20_000_000_000, name=f"run_{name}_" + "long_name_" * 12) for name in "ab"]
@@ -162,6 +163,7 @@ def test_no_figure_is_cut_at_any_width(width):
     assert "…" not in text
     text = drawn(run_table(runs[0]), width)
     assert cost(values["description_bits"]) in text
+    assert width < 40 or cost(values["uniform_bytes"]) in text
     assert "…" not in text
 
 
@@ -202,12 +204,22 @@ def test_the_verdict_is_a_sentence_with_the_interval():
     saved = math.floor(comparison.verdict.difference_bytes)
     low, high = comparison.verdict.interval_bytes
     assert f"Winner: b, by {saved:,} bytes over a (95 % interval {math.floor(low):,} to {math.ceil(high):,})." in text
-    assert "charged to b" in text
+    assert "reported as the best of 2 runs, b costs" in text
 
 
 def test_a_tie_is_called_within_noise():
     text = drawn(comparison_table(compare([run(), run("b")])), 200)
     assert "Tie: a needs 0 bytes less than b, within noise (95 % interval 0 to 0)." in text
+
+
+def test_without_raw_bytes_runs_are_held_against_the_uniform_code():
+    options = {"bytes_known": False, "token_bytes": None}
+    runs = [run("a", **options), run("best", [loss - 0.1 for loss in LOSSES], **options)]
+    text = drawn(comparison_table(compare(runs)))
+    values = compare(runs).rows[0].quantities
+    assert row_of(text, "best")[3:5] == [gain(values["uniform_ratio"], 3), cost(values["bits_per_token"], 4)]
+    assert "ratio of uniform to total bytes" in text
+    assert "token" in text
 
 
 def test_no_interval_is_said():
@@ -259,10 +271,16 @@ def test_the_keys_of_records_are_those_of_the_registry_and_a_few_documented_word
     one, other = run(), run("b")
     assert set(run_record(one)) - set(REGISTRY) == DOCUMENTED
     record = comparison_record(compare([one, other]))
-    assert set(record) == {"runs", "verdict", "notes"}
-    assert set(record["verdict"]) == {"winner", "difference_bytes", "interval_bytes"}
+    assert set(record) == {"runs", "verdict", "notes", "baselines"}
+    assert set(record["verdict"]) == {"winner", "difference_bytes", "interval_bytes", "choice_bits"}
     for row in record["runs"]:
         assert set(row) - set(REGISTRY) == {"name"}
+
+
+def test_what_is_unknown_is_none_in_records():
+    record = run_record(run(bundle=None, bytes_known=False, vocab_size=None, uncoded_tokens=1))
+    unknown = {"bundle_bytes", "bundle_sha256", "uncoded_bits", "raw_bytes", "compression_ratio", "uniform_ratio"}
+    assert {name for name in unknown if record[name] is None} == unknown
 
 
 def test_a_run_reads_the_same_alone_and_in_a_comparison_that_ends_in_a_tie():

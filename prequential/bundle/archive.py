@@ -8,30 +8,25 @@ counts is the length of a whole file that public tools unpack (``tar -xJf``, ``u
 
 from __future__ import annotations
 
-import bz2
-import ctypes
 import io
 import lzma
 import stat
 import struct
-import sys
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import PureWindowsPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from prequential.bundle.codecs import bzip2, too_large, unbzip2, unxz, unzstd, xz, zstd
 from prequential.errors import BundleError
 
 MAX_UNPACKED_BYTES = 256 * 2**20
 DEFAULT_RULE = "xz -9e"
 
 _BLOCK_BYTES = 512
-_DECODER_BYTES = 256 * 2**20  # memory for an xz dictionary; preset 9 needs 65 MiB
 _ZIP_END_BYTES = 22
-_XZ_CHECK = lzma.CHECK_CRC32  # 4 bytes: enough to notice damage, as sha256 is the identity
 
 
 def check_names(names: Mapping[str, bytes]) -> None:
@@ -117,7 +112,7 @@ def _files_of_tar(packed: bytes, limit_bytes: int) -> dict[str, bytes]:
                 raise BundleError(f"expected plain files only, got {member.name!r}, a link, device or folder: refused")
             _admit(member.name, files)
             if member.size > limit_bytes:
-                raise _too_large(limit_bytes)
+                raise too_large(limit_bytes)
             content = archive.extractfile(member)
             files[member.name] = content.read() if content else b""
     if tar(files) != packed:  # tarfile skips what it cannot read; a bundle has nothing to skip
@@ -148,7 +143,7 @@ def _files_of_zip(packed: bytes, limit_bytes: int) -> dict[str, bytes]:
                 files[entry.filename] = content.read(left_bytes + 1)  # the length in the header may lie
             left_bytes -= len(files[entry.filename])
             if left_bytes < 0:
-                raise _too_large(limit_bytes)
+                raise too_large(limit_bytes)
         if len(packed) != sum(map(_bytes_in_zip, archive.infolist())) + _ZIP_END_BYTES:
             raise BundleError("expected a canonically packed bundle, got a zip with more in it: pack it again")
     return files
@@ -165,50 +160,7 @@ def _admit(name: str, files: Mapping[str, bytes]) -> None:
         raise BundleError(f"expected each name once, got {name!r} twice: refused")
 
 
-def _too_large(limit_bytes: int) -> BundleError:
-    return BundleError(f"expected at most {limit_bytes} bytes unpacked, got more: raise limit_bytes if you trust the file")
-
-
-# -- compression ------------------------------------------------------------------------------------------------
-
-
-def _xz(data: bytes) -> bytes:
-    return lzma.compress(data, format=lzma.FORMAT_XZ, check=_XZ_CHECK, preset=9 | lzma.PRESET_EXTREME)
-
-
-def _zstd(data: bytes) -> bytes:
-    import zstandard
-
-    return zstandard.ZstdCompressor(level=22).compress(data)
-
-
-def _expanded(decoder: lzma.LZMADecompressor | bz2.BZ2Decompressor, packed: bytes, limit_bytes: int) -> bytes:
-    data = decoder.decompress(packed, max_length=limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise _too_large(limit_bytes)
-    if not decoder.eof or decoder.unused_data:
-        raise BundleError("expected one whole compressed bundle, got a truncated one or more behind it: copy it again")
-    return data
-
-
-def _unxz(packed: bytes, limit_bytes: int) -> bytes:
-    return _expanded(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_DECODER_BYTES), packed, limit_bytes)
-
-
-def _unbzip2(packed: bytes, limit_bytes: int) -> bytes:
-    return _expanded(bz2.BZ2Decompressor(), packed, limit_bytes)
-
-
-def _unzstd(packed: bytes, limit_bytes: int) -> bytes:
-    import zstandard
-
-    try:
-        if not 0 <= zstandard.frame_content_size(packed) <= limit_bytes:  # -1: unknown, which a bundle never is
-            raise _too_large(limit_bytes)
-        decoder = zstandard.ZstdDecompressor(max_window_size=_DECODER_BYTES)
-        return bytes(decoder.decompress(packed, allow_extra_data=False))
-    except zstandard.ZstdError as error:
-        raise BundleError(f"expected a whole zstd bundle, got a damaged one ({error}): copy it again") from error
+# -- rules ------------------------------------------------------------------------------------------------------
 
 
 class _Rule(NamedTuple):
@@ -229,9 +181,9 @@ def _tar_rule(magic: bytes, shrink: Callable[[bytes], bytes], expand: Callable[[
 # except zip, which is its own container.
 RULES: dict[str, _Rule] = {
     "zip": _Rule(b"PK", _zip, _files_of_zip),
-    "bzip2 -9": _tar_rule(b"BZh", lambda data: bz2.compress(data, 9), _unbzip2),
-    "xz -9e": _tar_rule(b"\xfd7zXZ\0", _xz, _unxz),
-    "zstd -22": _tar_rule(b"\x28\xb5\x2f\xfd", _zstd, _unzstd),
+    "bzip2 -9": _tar_rule(b"BZh", bzip2, unbzip2),
+    "xz -9e": _tar_rule(b"\xfd7zXZ\0", xz, unxz),
+    "zstd -22": _tar_rule(b"\x28\xb5\x2f\xfd", zstd, unzstd),
 }
 
 
@@ -259,24 +211,5 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, str
 
 
 def is_packed(first_bytes: bytes) -> bool:
-    """Whether a file that begins like this may be a packed bundle."""
+    """Tell whether a file that begins like this may be a packed bundle."""
     return any(first_bytes.startswith(rule.magic) for rule in RULES.values())
-
-
-def codec_versions() -> dict[str, str]:
-    """Versions of the libraries behind the sizes: another zlib may pack the same files a few bytes larger."""
-    versions = {"bzip2": _c_version("_bz2", "BZ2_bzlibVersion"), "xz": _c_version("_lzma", "lzma_version_string")}
-    versions |= {"zlib": zlib.ZLIB_RUNTIME_VERSION, "python": sys.version.split()[0]}
-    import zstandard
-
-    return versions | {"zstd": ".".join(map(str, zstandard.ZSTD_VERSION))}
-
-
-def _c_version(module: str, function: str) -> str:
-    """Ask the C library behind a standard module, which does not pass its version on."""
-    try:
-        call: Any = getattr(ctypes.CDLL(import_module(module).__file__), function)
-        call.restype = ctypes.c_char_p
-        return str(call().decode().split(",")[0])
-    except (OSError, AttributeError, TypeError, ImportError):
-        return "unknown"

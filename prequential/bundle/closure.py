@@ -1,20 +1,17 @@
-"""Which modules a source file imports, and those in turn: followed in the syntax, without running anything.
-
-Imports count wherever they stand (in functions, in branches, in ``try``), except under ``if TYPE_CHECKING:``. So do
-``import_module("literal")``, ``__import__("literal")``, and the names in the ``__all__`` of a package that is
-star-imported. A module name that the program puts together while it runs is seen only by what `sys.modules` then holds.
-"""
+"""Which modules a program reaches by importing: found as the import system would, without running anything."""
 
 from __future__ import annotations
 
-import ast
 import importlib.machinery
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prequential.bundle.imports import Import, exported, imports, opened
 from prequential.bundle.suspects import parse
 
 _SOURCE_FIRST = (
@@ -23,7 +20,6 @@ _SOURCE_FIRST = (
     *importlib.machinery.BYTECODE_SUFFIXES,
 )
 _EDITABLE_FINDERS = ("__editable__", "_editable_impl", "editables")  # of setuptools, and of the `editables` package
-_IMPORTERS = ("import_module", "__import__", "run_module")
 
 
 class Module(NamedTuple):
@@ -40,11 +36,13 @@ class Source(NamedTuple):
         name: What to call it in a message.
         data: Its bytes.
         package: Dotted name of the package that relative imports start from, "" for none.
+        folder: Where the files that it runs by name may lie.
     """
 
     name: str
     data: bytes
     package: str = ""
+    folder: Path | None = None
 
 
 class Finder:
@@ -100,7 +98,7 @@ class Finder:
 
 
 def attributes(module: Any) -> dict[str, Any]:
-    """What a loaded module holds; asks nothing of modules that load more when they are asked."""
+    """Look at what a loaded module holds; ask nothing of modules that load more when they are asked."""
     try:
         found: dict[str, Any] = object.__getattribute__(module, "__dict__")
     except AttributeError:
@@ -136,78 +134,6 @@ def _edited(name: str) -> Module | None:
     return None
 
 
-# -- imports of one source --------------------------------------------------------------------------------------
-
-
-class Import(NamedTuple):
-    """An import: absolute name of the module, and the names taken from it (``*`` for all)."""
-
-    module: str
-    names: tuple[str, ...] = ()
-
-
-def imports(tree: ast.AST, package: str = "") -> Iterator[Import]:
-    """List the imports in a syntax tree, relative ones resolved against a package."""
-    nodes: list[ast.AST] = [tree]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, ast.If) and _is_for_type_checkers(node.test):
-            nodes.extend(node.orelse)
-            continue
-        nodes.extend(ast.iter_child_nodes(node))
-        if isinstance(node, ast.Import):
-            yield from (Import(alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = _absolute(node.module or "", node.level, package)
-            if module:
-                yield Import(module, tuple(alias.name for alias in node.names))
-        elif isinstance(node, ast.Call):
-            yield from _dynamic(node, package)
-
-
-def _is_for_type_checkers(test: ast.expr) -> bool:
-    return getattr(test, "id", getattr(test, "attr", None)) == "TYPE_CHECKING"
-
-
-def _absolute(module: str, level: int, package: str) -> str:
-    if not level:
-        return module
-    parts = package.split(".") if package else []
-    if level > len(parts):  # would fail when run
-        return ""
-    return ".".join([*parts[: len(parts) - level + 1], *([module] if module else [])])
-
-
-def _dynamic(call: ast.Call, package: str) -> Iterator[Import]:
-    called = getattr(call.func, "id", getattr(call.func, "attr", None))
-    if called not in _IMPORTERS or not call.args:
-        return
-    literals = [argument.value if isinstance(argument, ast.Constant) else None for argument in call.args[:2]]
-    anchors = [keyword.value.value for keyword in call.keywords if isinstance(keyword.value, ast.Constant)]
-    name, given = literals[0], [value for value in [*literals[1:], *anchors] if isinstance(value, str)]
-    if isinstance(name, str) and name:
-        stripped = name.lstrip(".")
-        module = _absolute(stripped, len(name) - len(stripped), given[0] if given else package)
-        if module:
-            yield Import(module)
-
-
-def exported(tree: ast.AST) -> tuple[str, ...]:
-    """Names that ``__all__`` lists literally."""
-    names: list[str] = []
-    for node in getattr(tree, "body", ()):
-        if not isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)):
-            continue
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
-            elements = getattr(node.value, "elts", ())
-            names += [e.value for e in elements if isinstance(e, ast.Constant) and isinstance(e.value, str)]
-    return tuple(names)
-
-
-# -- the closure ------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Closure:
     """What a program reaches by importing.
@@ -221,16 +147,18 @@ class Closure:
 
     finder: Finder
     is_own: Callable[[Path], bool]
-    read: Callable[[Path], bytes]
     own: dict[Path, str] = field(default_factory=dict)
     foreign: dict[str, Path] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     opaque: list[str] = field(default_factory=list)
     _waiting: list[Source] = field(default_factory=list)
 
-    def follow(self, source: Source) -> None:
-        """Follow the imports of a source, and of all that it reaches."""
+    def add(self, source: Source) -> None:
+        """Put a source on the list of those to follow."""
         self._waiting.append(source)
+
+    def follow(self) -> None:
+        """Follow the imports of all that is on the list, and of all that they reach."""
         while self._waiting:
             source = self._waiting.pop()
             tree = parse(source.data)
@@ -239,23 +167,28 @@ class Closure:
                 continue
             for found in imports(tree, source.package):
                 self._reach(found)
+            if source.folder is not None:
+                self._run_by_name(opened(tree), source.folder)
 
     def visit(self, name: str, path: Path) -> None:
-        """Take a module into the program, if it is its own, and follow it."""
+        """Take a module into the program, if it is its own, and put it on the list."""
         if not self.is_own(path):
             self.foreign.setdefault(name, path)
         elif path not in self.own:
             self.own[path] = name
             if path.suffix in importlib.machinery.SOURCE_SUFFIXES:
                 package = name if path.stem == "__init__" else name.rpartition(".")[0]
-                self.follow_later(path, package)
+                self.add_file(path, package)
 
-    def follow_later(self, path: Path, package: str) -> None:
+    def add_file(self, path: Path, package: str) -> None:
         """Put a file on the list; one that cannot be read is reported by whoever packs it."""
-        try:
-            self._waiting.append(Source(path.name, self.read(path), package))
-        except OSError:
-            return
+        with suppress(OSError):
+            self.add(Source(path.name, path.read_bytes(), package, path.parent))
+
+    def _run_by_name(self, names: Iterable[str], folder: Path) -> None:
+        for path in (Path(os.path.normpath(folder / name)) for name in names):
+            if path.is_file() and self.is_own(path):
+                self.visit(path.stem, path)
 
     def _reach(self, found: Import) -> None:
         parts = found.module.split(".")
@@ -280,7 +213,7 @@ class Closure:
         if module is None or module.path is None or not self.is_own(module.path):
             return ()
         try:
-            tree = parse(self.read(module.path))
+            tree = parse(module.path.read_bytes())
         except OSError:
             return ()
         return exported(tree) if tree else ()

@@ -129,7 +129,7 @@ def _globbed(folder: str, pattern: str) -> list[str]:
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
-    """Files below a folder in a fixed order, past litter, secrets' folders and virtual environments; no folder links."""
+    """List files below a folder in a fixed order, past litter, secrets, virtual environments and linked folders."""
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not (is_litter(name) or is_secret(name)))
         folders[:] = [name for name in folders if not Path(here, name, "pyvenv.cfg").exists()]

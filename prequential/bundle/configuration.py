@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
@@ -29,8 +29,10 @@ _MAX_DIGITS = 1_000
 _SECRET_KEY = re.compile(
     r"(?i)(^|[_.-])(password|passwd|secret|credentials?|(api|access|auth|secret|private|hf|wandb)[_-]?(key|token))$"
 )
-_SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b")
-_SECRET = "<secret>"  # noqa: S105
+_SECRET_VALUE = re.compile(
+    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b"
+)
+_SECRET = "<secret>"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _BOUNDS = r"\s'\"=,;:()\[\]{}<>|"
 _PATH = re.compile(rf"(?<![^{_BOUNDS}])(?:file://)?/(?![/{_BOUNDS}])[^{_BOUNDS}]*/[^{_BOUNDS}]*")
@@ -95,7 +97,9 @@ class _Reader:
         self._above.append(id(value))
         try:
             if isinstance(fields, Mapping):
-                return {self._text(_key(key), where): self.value(item, (*where, _key(key))) for key, item in fields.items()}
+                return {
+                    self._text(_key(key), where): self.value(item, (*where, _key(key))) for key, item in fields.items()
+                }
             items = [self.value(item, where) for item in _without_secret_arguments(fields, self, where)]
             return sorted(items, key=json.dumps) if isinstance(value, AbstractSet) else items
         finally:
@@ -179,13 +183,13 @@ def _qualified(thing: Any) -> str:
 
 
 def _fields(value: Any) -> Mapping[Any, Any] | list[Any] | None:
-    """What a collection, a dataclass or a namespace holds; None for other objects."""
+    """Look into a collection, a dataclass or a namespace; None for other objects."""
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, (list, tuple, AbstractSet)):
+    if isinstance(value, (Sequence, AbstractSet)) and not isinstance(value, range):
         return list(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if type(value).__name__ in ("Namespace", "SimpleNamespace"):
-        return vars(value)
+        return dict(vars(value))
     return None

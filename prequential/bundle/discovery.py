@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prequential.bundle import entry
-from prequential.bundle.closure import Closure, Finder, Source, attributes, imports
+from prequential.bundle.closure import Closure, Finder, Source, attributes
 from prequential.bundle.collection import Collection
 from prequential.bundle.configuration import canonical
 from prequential.bundle.entry import Entry
+from prequential.bundle.imports import imports
 from prequential.bundle.origins import Origins, own_version
 from prequential.bundle.revision import work_tree
-from prequential.bundle.suspects import parse
+from prequential.bundle.suspects import is_litter, parse
 from prequential.errors import BundleError
 
 _PathLike = str | os.PathLike[str]
@@ -42,9 +43,9 @@ def discover(
     exclude: Iterable[str],
 ) -> Finding:
     """Find the training program; see `Bundle.discover`."""
-    origins, live = Origins(), main is None
+    origins, live, extra = Origins(), main is None, tuple(extra)
     begin = entry.running(origins) if main is None else entry.given(main)
-    base = Path(os.path.abspath(root)) if root is not None else work_tree(begin.folder) or begin.folder
+    base = Path(os.path.abspath(root)) if root is not None else work_tree(begin.folder) or begin.top
     collection = Collection(base)
     reached = _reached(begin, base, origins, live=live)
     _add_program(collection, begin, reached)
@@ -85,7 +86,7 @@ def gather(paths: Iterable[_PathLike], *, root: _PathLike | None) -> Finding:
 
 
 def _closure(finder: Finder, origins: Origins) -> Closure:
-    return Closure(finder, origins.is_own, Path.read_bytes)
+    return Closure(finder, origins.is_own)
 
 
 def _search_path() -> list[Path]:
@@ -94,42 +95,51 @@ def _search_path() -> list[Path]:
 
 def _reached(begin: Entry, root: Path, origins: Origins, *, live: bool) -> Closure:
     """Everything the program imports, and what is loaded from the project if it is running."""
-    parent_of_package = begin.folder
-    for _ in begin.package.split(".") if begin.package else ():
-        parent_of_package = parent_of_package.parent
-    around = [] if live else [root, root / "src"]
-    reached = _closure(Finder([begin.folder, parent_of_package, *_search_path(), *around], live=live), origins)
+    reached = _closure(Finder(_folders(begin, root, live=live), live=live), origins)
+    for piece in begin.pieces:
+        reached.add(Source(begin.name, piece, folder=begin.folder))
     if begin.package:
-        reached.follow(Source("", f"import {begin.package}".encode()))
+        reached.add(Source(begin.name, f"import {begin.package}".encode()))
     if begin.path is not None:
         reached.own[begin.path] = f"{begin.package}.{begin.path.stem}".lstrip(".")
-        reached.follow_later(begin.path, begin.package)
-    reached.follow(Source(begin.name, begin.text or b"", begin.package))
+        reached.add_file(begin.path, begin.package)
+    reached.follow()
     for name, path in _loaded_from(root, reached, origins) if live else ():
         reached.visit(name, path)
-        reached.follow(Source("", b""))
+    reached.follow()
     return reached
 
 
+def _folders(begin: Entry, root: Path, *, live: bool) -> list[Path]:
+    """Where top-level modules are searched: a script's own folder first, a package's module never in its package."""
+    around = [] if live else [root, root / "src", begin.folder]  # what a user would have put on the path
+    return [begin.top, *_search_path(), *around]
+
+
 def _loaded_from(root: Path, reached: Closure, origins: Origins) -> Iterator[tuple[str, Path]]:
-    """Loaded modules of the project, and of the local packages that it imports."""
+    """List the loaded modules of the project, and of the local packages that it imports."""
     local = {name.partition(".")[0] for name in reached.own.values()}
-    for name, module in sorted(sys.modules.items(), key=lambda item: item[0]):
+    roots = {root, root.resolve()}
+    for name, module in sorted(sys.modules.copy().items(), key=lambda item: item[0]):
         held = attributes(module)
         file = held.get("__file__")
         if not isinstance(file, str) or name in ("__main__", "__mp_main__"):
             continue
         path = Path(file).absolute()
-        is_near = root in path.parents or name.partition(".")[0] in local
+        near = next((path.relative_to(folder).as_posix() for folder in roots if folder in path.parents), None)
+        is_near = name.partition(".")[0] in local or (near is not None and not is_litter(near))
         if is_near and origins.is_own(path) and not origins.is_wrapper(path) and path.is_file():
             yield name, path
 
 
 def _add_program(collection: Collection, begin: Entry, reached: Closure) -> None:
-    for path, name in sorted(reached.own.items(), key=lambda item: (item[1], str(item[0]))):
+    in_root_first = sorted(
+        reached.own.items(), key=lambda item: (not collection.relative(item[0]), item[1], str(item[0]))
+    )
+    for path, name in in_root_first:
         collection.add_file(path, _name_outside(path, name))
-    if begin.text is not None and begin.name:
-        collection.add(begin.name, begin.text)
+    if begin.path is None and begin.name:
+        collection.add(begin.name, b"\n\n".join(begin.pieces) + b"\n")
     if reached.opaque:
         names = ", ".join(sorted(set(reached.opaque)))
         collection.notes.append(f"imports were not followed in what does not parse: {names}")

@@ -15,7 +15,7 @@ from prequential.bundle.origins import Origins
 from prequential.errors import BundleError
 
 _CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".toml", ".ini", ".cfg")
-_CONFIG_OPTION = re.compile(r"-c|--(.*[._-])?config([._-].*)?")
+_CONFIG_OPTION = re.compile(r"-c|--(.*[._-])?(config|cfg)([._-].*)?")
 _OPTION_C = re.compile(r"-[A-Za-z]*c")
 
 
@@ -24,21 +24,26 @@ class Entry(NamedTuple):
 
     Attributes:
         path: File of the main script; None if it has none, or is not the program's own (pytest, a command's wrapper).
-        text: Bytes to pack in place of the file.
-        name: Name of the text in the bundle; of the file, if that lies outside of the root.
+        pieces: Where there is no file: its text, cell by cell.
+        name: Name of the pieces in the bundle; "" if they are only read for their imports.
         package: Dotted name of the package that the main script was run in, "" for none.
         folder: Where imports are searched first.
     """
 
     path: Path | None
-    text: bytes | None
+    pieces: tuple[bytes, ...]
     name: str
     package: str
     folder: Path
 
+    @property
+    def top(self) -> Path:
+        """The folder around the packages that the main script was run in: its own folder if in none."""
+        return self.folder.parents[self.package.count(".")] if self.package else self.folder
+
 
 def given(main: str | os.PathLike[str]) -> Entry:
-    """The entry for a script or ``.ipynb`` that the user names.
+    """Begin at a script or ``.ipynb`` that the user names.
 
     Raises:
         BundleError: There is no such file.
@@ -47,16 +52,16 @@ def given(main: str | os.PathLike[str]) -> Entry:
     if not path.is_file():
         raise BundleError(f"expected the main script, got {path.name!r}, which is no file: check the path")
     if path.suffix == ".ipynb":
-        return Entry(None, _code_of_notebook(path), f"{path.stem}.py", "", path.parent)
+        return Entry(None, _cells_of_notebook(path), f"{path.stem}.py", "", path.parent)
     folder, package = path.parent, list[str]()
     while (folder / "__init__.py").exists():
         package.insert(0, folder.name)
         folder = folder.parent
-    return Entry(path, None, path.name, ".".join(package), path.parent)
+    return Entry(path, (), path.name, ".".join(package), path.parent)
 
 
 def running(origins: Origins) -> Entry:
-    """The entry of the program that this process runs.
+    """Begin where the program begins that this process runs.
 
     Raises:
         BundleError: It has no source: a terminal, or standard input.
@@ -65,20 +70,22 @@ def running(origins: Origins) -> Entry:
     here = Path.cwd()
     cells = main.get("In")
     if callable(main.get("get_ipython")) and isinstance(cells, list) and "__file__" not in main:
-        return Entry(None, "\n\n".join(map(str, cells[1:])).encode() + b"\n", "notebook.py", "", here)
+        return Entry(None, tuple(str(cell).encode() for cell in cells[1:]), "notebook.py", "", here)
     if (path := _file_of_main(main, origins)) is not None:
         spec = main.get("__spec__")
         package = str(spec.parent) if spec is not None else ""
-        return Entry(path, None, path.name, package, path.parent)
-    if isinstance(main.get("__file__"), str):
-        return Entry(None, _text_of_wrapper(Path(main["__file__"]), origins), "", "", here)
+        return Entry(path, (), path.name, package, path.parent)
+    if isinstance(main.get("__file__"), str) and Path(main["__file__"]).is_file():
+        return Entry(None, _wrapper(Path(main["__file__"]), origins), "", "", here)
     if (command := _command()) is not None:
-        return Entry(None, command.encode() + b"\n", "command.py", "", here)
-    raise BundleError("expected a script, a module or a notebook, got a program without source: save it and run the file")
+        return Entry(None, (command.encode(),), "command.py", "", here)
+    raise BundleError(
+        "expected a script, a module or a notebook, got a program without source: save it and run the file"
+    )
 
 
 def _file_of_main(main: dict[str, Any], origins: Origins) -> Path | None:
-    """The file being run; where a tool runs it (a profiler, a debugger), what the tool's command line names."""
+    """Find the file being run; where a tool runs it (a profiler, a debugger), what the tool's command line names."""
     named = [main.get("__file__"), sys.argv[0] if sys.argv else None]
     for name in named:
         path = Path(os.path.abspath(name)) if isinstance(name, str) else None
@@ -87,12 +94,12 @@ def _file_of_main(main: dict[str, Any], origins: Origins) -> Path | None:
     return None
 
 
-def _text_of_wrapper(path: Path, origins: Origins) -> bytes | None:
-    """What the command that an installer wrote imports: it is not packed itself, see `Entry.name`."""
+def _wrapper(path: Path, origins: Origins) -> tuple[bytes, ...]:
+    """Read a command that an installer wrote, for its imports; nothing for other people's programs."""
     try:
-        return path.read_bytes() if origins.is_wrapper(path) else None
+        return (path.read_bytes(),) if origins.is_wrapper(path) else ()
     except OSError:
-        return None
+        return ()
 
 
 def _command() -> str | None:
@@ -101,22 +108,24 @@ def _command() -> str | None:
     return next((arguments[i + 1] for i in options), None) if sys.argv[:1] == ["-c"] else None
 
 
-def _code_of_notebook(path: Path) -> bytes:
+def _cells_of_notebook(path: Path) -> tuple[bytes, ...]:
     try:
         cells = json.loads(path.read_bytes())["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"expected a notebook, got {path.name!r}, which cannot be read as one: save it again") from error
-    return "\n\n".join(map(_without_magics, code)).encode() + b"\n"
+        raise BundleError(
+            f"expected a notebook, got {path.name!r}, which cannot be read as one: save it again"
+        ) from error
+    return tuple(_without_magics(cell).encode() for cell in code)
 
 
 def _without_magics(cell: str) -> str:
-    """A cell with its magics as comments, so that its imports can be read."""
+    """Make the magics of a cell comments, so that its imports can be read."""
     return re.sub(r"(?m)^(\s*)([%!])", r"\1# \2", cell)
 
 
 def files_of_command_line() -> Iterator[Path]:
-    """Configuration files that the command line names: by suffix, or as the value of an option named config."""
+    """List the configuration files on the command line: by suffix, or as the value of an option named config."""
     before = ""
     for argument in sys.argv[1:]:
         option, equals, value = argument.partition("=")

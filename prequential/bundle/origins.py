@@ -111,7 +111,9 @@ def _installed_from_folders(search_path: tuple[str, ...]) -> tuple[Path, ...]:
         Path(str(found.locate_file(file.parts[0])))
         for found in local
         for file in found.files or ()
-        if file.parts[0] != ".." and not file.parts[0].endswith((".dist-info", ".pth")) and file.parts[0] != "__pycache__"
+        if file.parts[0] != ".."
+        and not file.parts[0].endswith((".dist-info", ".pth"))
+        and file.parts[0] != "__pycache__"
     }
     return tuple(sorted(tops))
 

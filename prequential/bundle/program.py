@@ -12,8 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from prequential.bundle import archive, discovery
+from prequential.bundle import archive, discovery, disk
 from prequential.bundle.archive import DEFAULT_RULE, MAX_UNPACKED_BYTES
+from prequential.bundle.codecs import codec_versions
 from prequential.bundle.revision import revision
 from prequential.bundle.suspects import is_secret, suspicion
 from prequential.errors import BundleError
@@ -43,8 +44,8 @@ class Bundle:
         (14, True)
     """
 
-    files: Mapping[str, bytes]
-    packages: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(repr=False)
+    packages: Mapping[str, str] = field(default_factory=dict, repr=False)
     python: str | None = None
     git: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -140,7 +141,7 @@ class Bundle:
             BundleError: Not a bundle, damaged, too large, or holding a link, a device or a name that leaves its folder.
         """
         try:
-            packed = _at_most(Path(path), limit_bytes)
+            packed = disk.read_at_most(Path(path), limit_bytes)
         except OSError as error:
             name = Path(path).name
             raise BundleError(f"expected a bundle in {name!r}, got {error.strerror}: check the path") from error
@@ -186,7 +187,7 @@ class Bundle:
             "packages": dict(self.packages),
             "python": self.python,
             "git": dict(self.git) if self.git is not None else None,
-            "codecs": archive.codec_versions(),
+            "codecs": codec_versions(),
             "warnings": list(self.warnings),
         }
 
@@ -208,12 +209,12 @@ class Bundle:
         """
         path, rule = Path(path), rule or self.rule
         _check_rule(rule)
-        if path.is_dir() or (path.exists() and not archive.is_packed(_first_bytes(path))):
+        if path.is_dir() or (path.exists() and not archive.is_packed(disk.first_bytes(path))):
             raise BundleError(f"expected a new file or an older bundle, got {path.name!r}: choose another name")
         packed = archive.pack(self.files, rule)
         self._known_sizes[rule] = len(packed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, packed)
+        disk.replace(path, packed)
         return path
 
     def unpack(self, folder: str | os.PathLike[str]) -> Path:
@@ -230,7 +231,7 @@ class Bundle:
             OSError: A file cannot be written.
         """
         folder = Path(folder)
-        missing = [name for name in self.files if not _is_there(folder, name, self.files[name])]
+        missing = [name for name in self.files if not disk.is_there(folder, name, self.files[name])]
         folder.mkdir(parents=True, exist_ok=True)
         for name in missing:
             target = folder / name
@@ -257,46 +258,3 @@ class Bundle:
 def _check_rule(rule: str) -> None:
     if rule not in archive.RULES:
         raise BundleError(f"expected a size rule out of {', '.join(archive.RULES)}, got {rule!r}")
-
-
-def _at_most(path: Path, limit_bytes: int) -> bytes:
-    with path.open("rb") as stream:
-        packed = stream.read(limit_bytes + 1)
-    if len(packed) > limit_bytes:
-        raise BundleError(f"expected at most {limit_bytes} bytes, got a longer file: raise limit_bytes if you trust it")
-    return packed
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(16)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _is_there(folder: Path, name: str, data: bytes) -> bool:
-    """Whether a folder already holds this file; refuse whatever else stands on the way to it."""
-    way = folder
-    *parents, last = name.split("/")
-    for part in parents:
-        way = way / part
-        if way.is_symlink() or (way.exists() and not way.is_dir()):
-            raise BundleError(f"expected folders on the way to {name!r}, got a link or file {part!r}: choose another")
-    target = way / last
-    if target.is_symlink():
-        raise BundleError(f"expected a free name or an equal file, got a link {name!r}: choose another folder")
-    if not target.exists():
-        return False
-    if not target.is_file() or target.read_bytes() != data:
-        raise BundleError(f"expected a free name or an equal file, got a different {name!r}: choose another folder")
-    return True

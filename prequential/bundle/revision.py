@@ -16,7 +16,7 @@ _FILES_A_CALL = 500  # well under any system's limit on the length of a command
 
 
 def work_tree(path: Path) -> Path | None:
-    """The git work tree around a path: the nearest folder upwards that has a ``.git``."""
+    """Find the git work tree around a path: the nearest folder upwards that has a ``.git``."""
     return next((folder for folder in (path, *path.parents) if (folder / ".git").exists()), None)
 
 
@@ -43,7 +43,7 @@ def revision(root: Path, names: Iterable[str]) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None if it fails; it takes no locks and runs no monitor."""
+    """Ask git, None if it fails; it takes no locks and runs no monitor."""
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:

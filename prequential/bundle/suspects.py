@@ -12,11 +12,18 @@ else, and named in the bundle's warnings by these rules, for a file:
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-_SECRETS = (".env*", "*.pem", "*.key", "*.p12", "id_rsa*", "id_ed25519*", "*credentials*", ".netrc", "_netrc", ".git")
+_SECRETS = (
+    *(".env*", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "secrets.*"),
+    *("*credentials*", ".netrc", "_netrc", ".pypirc", ".pgpass", ".htpasswd", "kaggle.json", ".ssh", ".aws", ".git"),
+)
+_WANDB_FOLDER = re.compile(
+    r"(^|/)wandb($|/(offline-run-|run-|latest-run|debug|settings))"
+)  # logs, settings, requirements
 _LITTER = ("wandb", "__pycache__", "lightning_logs", "checkpoints", "node_modules", "*.pyc", "*.egg-info", ".*")
 
 _LARGE_BYTES = 1_000_000
@@ -35,8 +42,8 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def is_secret(name: str) -> bool:
-    """Tell whether any part of a POSIX name is that of a key, password or repository."""
-    return _matches(name, _SECRETS)
+    """Tell whether any part of a POSIX name is that of a key, password or repository, or of W&B's folder of runs."""
+    return _matches(name, _SECRETS) or bool(_WANDB_FOLDER.search(name))
 
 
 def is_litter(name: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prequential.codelength import NATS_PER_BIT
@@ -38,14 +38,19 @@ class Verdict:
 
     Attributes:
         winner: Name of the run; None for a tie, a difference within noise.
-        difference_bytes: How many bytes the first in the ranking needs less than the second, a winner's charge for
-            having been chosen included; never negative.
+        rival: Name of the run that the first in the ranking is held against: the second, or in a tie the first of
+            those it cannot be told from.
+        difference_bytes: How many bytes the first in the ranking needs less than the rival; never negative.
         interval_bytes: 95 % interval of that difference, see `noise`; None where it could not be estimated.
+        choice_bits: What it costs to tell a receiver which of the N runs won, log2 N; 0 for a tie. The runs' own
+            quantities leave it out, so that they are the same beside any other run.
     """
 
     winner: str | None
+    rival: str
     difference_bytes: float
     interval_bytes: tuple[float, float] | None
+    choice_bits: float
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,21 @@ class Comparison:
         rows: The runs, ranked by ``compressed_bytes``.
         verdict: Which wins, and by how much.
         notes: What a reader must know beside the numbers, one sentence each.
+        baselines: Quantities of the same data under other codes, by name, smallest first; empty unless all runs carry
+            the same ones. Their programs are public, so that nothing is charged for them.
     """
 
     rows: tuple[Row, ...]
     verdict: Verdict
     notes: tuple[str, ...]
+    baselines: dict[str, Quantities] = field(default_factory=dict)
 
 
 def compare(runs: Sequence[Run], *, common_prefix: bool = False) -> Comparison:
     """Compare runs by ``compressed_bytes = (data_bits + uncoded_bits + choice_bits) / 8 + bundle_bytes``.
 
     The difference of two totals is exact for these runs on this data; it is called a tie if the 95 % interval around
-    it, from paired differences, holds 0. Picking a winner among N runs after seeing them is charged log2 N bits.
+    it, from paired differences, does not lie above the log2 N bits which naming the best of N runs costs.
 
     Args:
         runs: Two runs or more, as `load_run` gives them, in any order.
@@ -89,21 +97,38 @@ def compare(runs: Sequence[Run], *, common_prefix: bool = False) -> Comparison:
         notes.append(note)
     paired, more = check(named, prefix=common_prefix)
     ranked = sorted(named, key=lambda run: (_compressed_bytes(run), run.name))
-    return _judged(ranked, paired, notes + more)
+    comparison = _judged(ranked, paired, notes + more)
+    return comparison if common_prefix else replace(comparison, baselines=_baselines(ranked))
 
 
-def known_quantities(run: Run, *, choices: int = 1) -> Quantities:
+def known_quantities(run: Run) -> Quantities:
     """Quantities of a run as `Run.measured` gives them, with None for charges that nobody knows.
 
     Those are the size of a bundle that was left out, and of uncoded tokens where V is unknown; the totals then lack
     them.
     """
-    values = run.measured(choices=choices)
+    values = run.measured()
     if "bundle_bytes" not in run.bundle:
         values["bundle_bytes"] = None
     if run.total.uncoded_tokens and not run.total.uncoded_nats:
         values["uncoded_bits"] = None
     return values
+
+
+def _baselines(runs: Sequence[Run]) -> dict[str, Quantities]:
+    """Quantities of raw bytes and of the baselines that all runs agree on."""
+    sizes, raw_bytes = runs[0].header.get("baselines"), runs[0].measured()["raw_bytes"]
+    if not sizes or not raw_bytes or any(run.header.get("baselines") != sizes for run in runs):
+        return {}
+    return {
+        name: {
+            "compressed_bytes": size,
+            "compression_ratio": raw_bytes / size,
+            "bits_per_byte": 8 * size / raw_bytes,
+        }
+        for name, size in sorted({"raw": raw_bytes, **sizes}.items(), key=lambda item: item[1])
+        if size
+    }
 
 
 def _compressed_bytes(run: Run) -> float:
@@ -116,7 +141,9 @@ def _named(runs: Sequence[Run]) -> list[Run]:
     """Give every run a name of its own: its folder is added where names repeat, then a number."""
     names = [run.name for run in runs]
     repeated = {name for name, times in Counter(names).items() if times > 1}
-    names = [f"{n} ({Path(r.path).parent.name})" if n in repeated else n for n, r in zip(names, runs, strict=True)]
+    names = [
+        f"{n} ({Path(r.path).resolve().parent.name})" if n in repeated else n for n, r in zip(names, runs, strict=True)
+    ]
     seen: Counter[str] = Counter()
     unique = []
     for run, name in zip(runs, names, strict=True):
@@ -142,40 +169,36 @@ def _cut(runs: Sequence[Run]) -> tuple[list[Run], str]:
 
 def _judged(ranked: Sequence[Run], paired: bool, notes: list[str]) -> Comparison:
     best, *others = ranked
-    charge_bytes = math.log2(len(ranked)) / 8
-    differences = [_difference(best, other, charge_bytes) for other in others]
-    ties = [other.name for other, (low, *_) in zip(others, differences, strict=True) if low <= 0]
-    if ties:  # nobody is picked, nothing is charged
-        differences = [_difference(best, other, 0.0) for other in others]
-    _, difference, interval = differences[0]
-    verdict = Verdict(None if ties else best.name, difference, interval)
-    quantities = [known_quantities(run) for run in ranked]
-    if not ties:
-        quantities[0] = known_quantities(best, choices=len(ranked))
-    rows = tuple(Row(run.name, run, values) for run, values in zip(ranked, quantities, strict=True))
+    choice_bits = math.log2(len(ranked))
+    differences = [_difference(best, other) for other in others]
+    lowest = [interval[0] if interval else difference for difference, interval in differences]
+    ties = [other.name for other, low in zip(others, lowest, strict=True) if low <= choice_bits / 8]
+    rival = next((other for other in others if other.name in ties), others[0])
+    difference, interval = differences[others.index(rival)]
+    verdict = Verdict(None if ties else best.name, rival.name, difference, interval, 0.0 if ties else choice_bits)
+    rows = tuple(Row(run.name, run, known_quantities(run)) for run in ranked)
     return Comparison(rows, verdict, tuple(notes + _remarks(rows, verdict, ties, paired)))
 
 
-def _difference(best: Run, other: Run, charge_bytes: float) -> tuple[float, float, tuple[float, float] | None]:
-    """Lowest credible value, value and interval, in bytes, of what ``best`` needs less than ``other``."""
-    values = [_compressed_bytes(run) for run in (other, best)]
-    difference = values[0] - values[1] - charge_bytes
+def _difference(best: Run, other: Run) -> tuple[float, tuple[float, float] | None]:
+    """Bytes that ``best`` needs less than ``other``, and their interval if it can be estimated."""
+    difference = _compressed_bytes(other) - _compressed_bytes(best)
     half_width = half_width_nats(best, other)
     if half_width is None:
-        return difference, difference, None
+        return difference, None
     half_bytes = half_width / NATS_PER_BIT / 8
-    return difference - half_bytes, difference, (difference - half_bytes, difference + half_bytes)
+    return difference, (difference - half_bytes, difference + half_bytes)
 
 
 def _remarks(rows: Sequence[Row], verdict: Verdict, ties: Sequence[str], paired: bool) -> list[str]:
     remarks = []
     if verdict.winner is not None:
+        charge_bits = f"log2 {len(rows)} = {verdict.choice_bits:.3g} bit{'s' if len(rows) > 2 else ''}"
         remarks.append(
-            f"choosing the best of {len(rows)} runs after seeing them costs log2 {len(rows)} = "
-            f"{math.log2(len(rows)):.3g} bits, charged to {verdict.winner}"
+            f"reported as the best of {len(rows)} runs, {verdict.winner} costs {charge_bits} more, not in the table"
         )
-    if ties and rows[1].name not in ties:
-        remarks.append(f"{rows[0].name} cannot be told from {', '.join(ties)} either, whose totals scatter more")
+    if ties and ties != [rows[1].name]:
+        remarks.append(f"{rows[0].name} cannot be told from {', '.join(ties)}")
     if verdict.interval_bytes is None:
         remarks.append("too few boundaries are common to the books for an interval: whether it is noise is unknown")
     else:

@@ -100,6 +100,8 @@ def _raw_bytes(run: Run) -> int | None:
 def _doubts(run: Run) -> list[str]:
     """Say what weakens one run's number."""
     doubts = []
+    if run.grade in ("estimate", "surrogate"):
+        doubts.append(f"{run.name} is an estimate: its total, and any difference from it, is not exact")
     if run.single_pass[0] == "no":
         doubts.append(f"{run.name} is not a single pass: {'; '.join(run.single_pass[1])}")
     if run.end is not None and run.end.get("complete") is False:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def run_from_book(path: Path) -> Run:
         raise _unreckonable(path) from error
     if not finite:
         raise _unreckonable(path)
-    return run
+    return run if run.name else replace(run, name=path.resolve().parent.name)
 
 
 def _books_below(folder: Path) -> list[Path]:

@@ -205,7 +205,7 @@ def _from_sentencepiece(model: Any) -> TokenBytes:
     # A processor may have been made to add, reverse or sample: the text is encoded as it stands.
     plainly = {"add_bos": False, "add_eos": False, "reverse": False, "enable_sampling": False}
     encode = partial(_encode_text, partial(model.encode, out_type=int, **plainly))
-    files = {"tokenizer.model": model.serialized_model_proto()} if pieces else {}
+    files = {"tokenizer.model": model.serialized_model_proto()}
     return _joining("sentencepiece", type(model).__name__, pieces, encode, files)
 
 
@@ -238,7 +238,7 @@ def _specification(tokenizer: Any) -> dict[str, Any]:
         spec: dict[str, Any] = json.loads(tokenizer.to_str())
     except Exception as error:  # the package raises a bare Exception for parts written in Python
         raise TokenBytesError(
-            f"expected a tokenizer that a receiver can rebuild, came {_shown(tokenizer)} ({error}): "
+            f"expected a tokenizer that a receiver can rebuild, came {type(tokenizer).__name__} ({error}): "
             "use built-in parts only, or give a list with the number of bytes that each id stands for"
         ) from error
     return spec | {"truncation": None, "padding": None}

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from prequential.views.figures import count, safe
-from prequential.views.table import figures_table, listed
+from prequential.views.figures import UNKNOWN, count, safe
+from prequential.views.table import figures_table, listed, pairs
 
 
 def bundle_table(manifest: Mapping[str, Any]) -> RenderableType:
@@ -26,7 +26,13 @@ def bundle_table(manifest: Mapping[str, Any]) -> RenderableType:
     sizes = [(safe(rule), count(size)) for rule, size in manifest["sizes"].items()]
     parts: list[RenderableType] = [
         Text.assemble((f"{count(manifest['bundle_bytes'])} bundle bytes", "bold"), " under ", safe(counted)),
-        Text.assemble("sha256 ", safe(manifest["sha256"])),
+        pairs(
+            [
+                ("sha256", manifest["sha256"]),
+                ("python", manifest.get("python") or UNKNOWN),
+                ("git", _revision(manifest)),
+            ]
+        ),
         figures_table(("file", "bytes"), files),
         figures_table(("size rule", "bytes"), sizes, bold=counted),
     ]
@@ -46,3 +52,10 @@ def baselines_table(sizes: Mapping[str, int]) -> RenderableType:
     """
     rows = [(safe(name), count(size)) for name, size in sorted(sizes.items(), key=lambda item: item[1])]
     return figures_table(("code", "bytes"), rows)
+
+
+def _revision(manifest: Mapping[str, Any]) -> str:
+    git = manifest.get("git")
+    if not git:
+        return "no repository"
+    return f"{git.get('commit')}{' with changes that are not committed' if git.get('dirty') else ''}"

@@ -37,7 +37,8 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
 
     Returns:
         ``runs`` (quantities of the registry and a ``name``), ``verdict`` (``winner``, None for a tie;
-        ``difference_bytes``; ``interval_bytes``, a pair or None) and ``notes``.
+        ``difference_bytes``; ``interval_bytes``, a pair or None; ``choice_bits``), ``notes``, and ``baselines``
+        (quantities by code).
     """
     verdict = comparison.verdict
     return {
@@ -46,8 +47,10 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
             "winner": verdict.winner,
             "difference_bytes": verdict.difference_bytes,
             "interval_bytes": list(verdict.interval_bytes) if verdict.interval_bytes else None,
+            "choice_bits": verdict.choice_bits,
         },
         "notes": list(comparison.notes),
+        "baselines": comparison.baselines,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +18,9 @@ Quantities = dict[str, float | int | None]
 
 _ESTIMATES = ("estimate", "surrogate")
 _FREE = "free"
+# Between columns: a blank of padding and the box's own.
+_GAP = 2
+_LEAST_TEXT = 6
 
 
 def run_table(run: Run) -> RenderableType:
@@ -47,11 +50,25 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     Returns:
         Something for `rich` to print.
     """
-    headings = ("run", "bundle", "data code", "total", "ratio", "bits/byte", "final loss")
-    table = figures_table(headings, [_compared(row) for row in comparison.rows])
-    units = Text("Bytes, rounded up; ratio of raw to total bytes; final loss in nats a token.", style="dim")
-    names = [row.name for row in comparison.rows]
-    return Group(table, units, Text(), _sentence(comparison.verdict, names), Text(), listed("Notes", comparison.notes))
+    rows = comparison.rows
+    raw = any(row.quantities["raw_bytes"] is not None for row in rows)
+    headings = ("run", "bundle", "data code", "total", "ratio", f"bits/\n{'byte' if raw else 'token'}", "final\nloss")
+    table = figures_table(headings, [_compared(row, raw=raw) for row in rows])
+    ratio = "raw" if raw else "uniform"
+    units = Text(f"Bytes, rounded up; ratio of {ratio} to total bytes; final loss in nats a token.", style="dim")
+    sentence = _sentence(rows[0].name, comparison.verdict)
+    return Group(table, units, Text(), sentence, Text(), listed("Notes", comparison.notes))
+
+
+class WholeTable(Table):
+    """A table that rather grows over the edge of a narrow terminal than lose a digit or a column."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw within the terminal's width, or the least that holds every figure, between blank lines."""
+        least = sum((column.min_width or 0) + _GAP for column in self.columns)
+        yield Text()
+        yield from super().__rich_console__(console, options.update_width(max(options.max_width, least)))
+        yield Text()
 
 
 def figures_table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], *, bold: str | None = None) -> Table:
@@ -62,11 +79,10 @@ def figures_table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]],
         rows: As many cells each; a cell that may hold text from outside is made by `safe`.
         bold: Text of the first cell of the row to stress.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(headings[0], overflow="fold", min_width=6)
+    table = WholeTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _GAP - 1, 0, 0))
+    table.add_column(headings[0], overflow="fold", min_width=_LEAST_TEXT)
     for number, heading in enumerate(headings[1:], start=1):
-        # With a least width the table rather grows over the edge of a narrow terminal than lose a digit.
-        width = max(len(heading), *(len(row[number]) for row in rows))
+        width = max(map(len, [*heading.split("\n"), *(row[number] for row in rows)]))
         table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*row, style="bold" if str(row[0]) == bold else None)
@@ -107,7 +123,7 @@ def _bytes(bits: float | int | None) -> str:
     return cost(None if bits is None else bits / 8)
 
 
-def _balance(run: Run, values: Quantities) -> Table:
+def _balance(run: Run, values: Quantities) -> RenderableType:
     """Show every column of the accounting: the token positions add up to those fed, the charges to the total."""
     tally, rule = run.total, run.bundle.get("rule")
     bundle_bytes = values["bundle_bytes"]
@@ -142,19 +158,20 @@ def _ratios(values: Quantities) -> Table:
     ]
     table = Table.grid(padding=(0, 2))
     for justify in ("left", "right", "left"):
-        table.add_column(justify=justify, no_wrap=justify == "right")
+        table.add_column(justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _beside_baselines(run: Run, values: Quantities) -> Table:
+def _beside_baselines(run: Run, values: Quantities) -> RenderableType:
     """Show the same data under other codes, this run placed among them by size."""
     this_run = f"this run{_estimate(run)}"
     sizes = [(safe(name), float(size)) for name, size in run.header["baselines"].items()]
     sizes.append((Text(this_run), float(values["compressed_bytes"] or 0)))
     rows = [(name, cost(size)) for name, size in sorted(sizes, key=lambda pair: pair[1])]
-    return figures_table(("same data under", "bytes"), rows, bold=this_run)
+    note = Text("Programs that unpack the others are public and not counted; the bundle is.", style="dim")
+    return Group(figures_table(("same data under", "bytes"), rows, bold=this_run), note)
 
 
 def _trust(run: Run) -> Table:
@@ -162,7 +179,7 @@ def _trust(run: Run) -> Table:
     answer, reasons = run.single_pass
     return pairs(
         [
-            ("grade", run.grade + _estimate(run)),
+            ("grade", run.grade),
             ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
             ("measured by", run.header.get("measure") or UNKNOWN),
             ("bundle", run.bundle.get("sha256") or "left out: the total lacks the training program"),
@@ -171,29 +188,42 @@ def _trust(run: Run) -> Table:
     )
 
 
-def _compared(row: Row) -> tuple[str | Text, ...]:
+def _compared(row: Row, *, raw: bool) -> tuple[str | Text, ...]:
+    """Fill a line of the comparison; where raw bytes are unknown, against the uniform code and for each token."""
     values = row.quantities
     return (
         safe(row.name + _estimate(row.run)),
         count(values["bundle_bytes"]),
         _bytes(values["data_bits"]),
         cost(values["compressed_bytes"]),
-        gain(values["compression_ratio"], 3),
-        cost(values["bits_per_byte"], 4),
+        gain(values["compression_ratio" if raw else "uniform_ratio"], 3),
+        cost(values["bits_per_byte" if raw else "bits_per_token"], 4),
         cost(values["final_nats_per_token"], 4),
     )
 
 
-def _sentence(verdict: Verdict, names: list[str]) -> Text:
+def _code(name: str, values: Quantities) -> tuple[str | Text, ...]:
+    """Cells of another code of the same data: no bundle, no loss."""
+    return (
+        safe(name),
+        "",
+        "",
+        cost(values["compressed_bytes"]),
+        gain(values["compression_ratio"], 3),
+        cost(values["bits_per_byte"], 4),
+        "",
+    )
+
+
+def _sentence(best: str, verdict: Verdict) -> Text:
     """State the verdict; the difference is rounded down and its interval outwards."""
-    best, second = names[0], names[1]
     interval = "no interval"
     if verdict.interval_bytes is not None:
         low, high = verdict.interval_bytes
         interval = f"95 % interval {gain(low)} to {cost(high)}"
     difference = gain(verdict.difference_bytes)
     if verdict.winner is None:
-        words = f"Tie: {best} needs {difference} bytes less than {second}, within noise ({interval})."
+        words = f"Tie: {best} needs {difference} bytes less than {verdict.rival}, within noise ({interval})."
     else:
-        words = f"Winner: {verdict.winner}, by {difference} bytes over {second} ({interval})."
+        words = f"Winner: {verdict.winner}, by {difference} bytes over {verdict.rival} ({interval})."
     return Text(safe(words).plain, style="bold")
