@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
 
 
 class PrequentialError(Exception):
@@ -47,10 +46,15 @@ def warn(message: str) -> None:
         print(f"prequential: {message}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def harmless(what: str) -> Iterator[None]:
+class Harmless(contextlib.AbstractContextManager["Harmless", bool]):
     """Turn any failure inside into a warning that begins with ``what``: the instrument never stops a training run."""
-    try:
-        yield
-    except Exception as error:
-        warn(f"{what}: {type(error).__name__}: {error}")
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Swallow exceptions, but neither an interrupt nor an exit."""
+        if not isinstance(error, Exception):
+            return False
+        warn(f"{self.what}: {type(error).__name__}: {error}")
+        return True

@@ -288,3 +288,14 @@ def test_a_run_reads_the_same_alone_and_in_a_comparison_that_ends_in_a_tie():
     rows = comparison_record(compare([one, other]))["runs"]
     for row, alone in zip(rows, (run_record(one), run_record(other)), strict=True):
         assert row == {name: alone[name] for name in row}
+
+
+def test_other_codes_stand_among_the_runs_by_size():
+    """A code between two runs is printed between them, without a bundle and a loss."""
+    sizes = {"xz -9e": 17_000}
+    comparison = compare([run(baselines=sizes), run("b", [loss / 2 for loss in LOSSES], baselines=sizes)])
+    b, a = (row.quantities["compressed_bytes"] for row in comparison.rows)
+    assert b < 17_000 < a < 60_000
+    lines = [line.split() for line in drawn(comparison_table(comparison), 200).splitlines()]
+    assert [line[0] for line in lines if line and line[0] in ("a", "b", "xz", "raw")] == ["b", "xz", "a", "raw"]
+    assert ["xz", "-9e", "17,000", "3.529", "2.2667"] in lines

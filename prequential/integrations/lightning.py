@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from prequential.bundle import Bundle
-from prequential.errors import MeasureError, harmless, warn
+from prequential.errors import Harmless, MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
 from prequential.integrations.circumstances import book_path, circumstances, configuration
 from prequential.ledger import read_book
@@ -204,18 +204,18 @@ class CompressionMonitor(pl.Callback):
             return
         vars(trainer.strategy).pop("training_step", None)
         facts: dict[str, Any] = {}
-        with harmless("the training program was not looked for again"):
+        with Harmless("the training program was not looked for again"):
             facts = self._grown_bundle(trainer, pl_module, recorder)
         recorder.finish(status, **facts)
         if recorder.path.exists():
-            with harmless("the run has its book, but no summary"):
+            with Harmless("the run has its book, but no summary"):
                 self._summarize(trainer, recorder, status)
 
     def _found_bundle(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Bundle | None:
         if self.bundle is None or isinstance(self.bundle, Bundle):
             return self.bundle
         files = self.token_bytes.files if self.token_bytes is not None else {}
-        with harmless("the training program is left out of the total"):
+        with Harmless("the training program is left out of the total"):
             return Bundle.discover(config=configuration(trainer, pl_module), tokenizer_files=files)
         return None
 

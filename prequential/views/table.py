@@ -53,7 +53,9 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     rows = comparison.rows
     raw = any(row.quantities["raw_bytes"] is not None for row in rows)
     headings = ("run", "bundle", "data code", "total", "ratio", f"bits/\n{'byte' if raw else 'token'}", "final\nloss")
-    table = figures_table(headings, [_compared(row, raw=raw) for row in rows])
+    lines = [(row.quantities["compressed_bytes"] or 0, _compared(row, raw=raw)) for row in rows]
+    lines += [(values["compressed_bytes"] or 0, _code(name, values)) for name, values in comparison.baselines.items()]
+    table = figures_table(headings, [cells for _, cells in sorted(lines, key=lambda line: line[0])])
     ratio = "raw" if raw else "uniform"
     units = Text(f"Bytes, rounded up; ratio of {ratio} to total bytes; final loss in nats a token.", style="dim")
     sentence = _sentence(rows[0].name, comparison.verdict)
@@ -203,16 +205,9 @@ def _compared(row: Row, *, raw: bool) -> tuple[str | Text, ...]:
 
 
 def _code(name: str, values: Quantities) -> tuple[str | Text, ...]:
-    """Cells of another code of the same data: no bundle, no loss."""
-    return (
-        safe(name),
-        "",
-        "",
-        cost(values["compressed_bytes"]),
-        gain(values["compression_ratio"], 3),
-        cost(values["bits_per_byte"], 4),
-        "",
-    )
+    """Write another code of the same data: no bundle, no loss."""
+    ratio, rate = gain(values["compression_ratio"], 3), cost(values["bits_per_byte"], 4)
+    return safe(name), "", "", cost(values["compressed_bytes"]), ratio, rate, ""
 
 
 def _sentence(best: str, verdict: Verdict) -> Text:
