@@ -121,8 +121,13 @@ def main():
     parser.add_argument("--bytes", type=int, default=2_000_000, help="how many of its bytes (default: %(default)s)")
     parser.add_argument("--out", type=Path, default="runs", help="folder for what is written (default: %(default)s)")
     options = parser.parse_args()
-    text = (options.text.read_bytes() if options.text else standard_library())[: options.bytes]
+    if options.text and not options.text.is_file():
+        parser.error(f"expected a file, got {options.text}: name one that exists")
+    text = (options.text.read_bytes() if options.text else standard_library())[: max(0, options.bytes)]
+    if not text:
+        parser.error("expected at least one byte of text, got none: name a file that is not empty")
     options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # matrices this small gain nothing from more, and suffer where cores are busy
     warnings.filterwarnings("ignore", "Sparse invariant checks|.*does not have many workers|.*treespec")
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -133,8 +138,8 @@ def main():
     runs = [load_run(book) for book, _ in places]
     Console().print(comparison_table(compare(runs)))
     for run, (book, wandb_run) in zip(runs, places, strict=True):
-        print(f"{run.name}: book {book}, bundle {book.with_name('bundle.tar.xz')}, W&B run {wandb_run}")
-    print(f"next: prequential show {places[-1][0]}")
+        print(f"{run.name}\n  book     {book}\n  bundle   {book.with_name('bundle.tar.xz')}\n  W&B run  {wandb_run}")
+    print(f"\nlook closer:    prequential show {places[-1][0]}\nsee the curves: wandb leet {places[-1][1]}")
 
 
 if __name__ == "__main__":

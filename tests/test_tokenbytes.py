@@ -487,11 +487,10 @@ def underscored():
 
 
 def test_metaspace_marks_stand_for_spaces():
-    """The mark is read from the pre-tokenizer, inside sequences too, or the decoder, whatever character it is."""
+    """The mark is read from the pre-tokenizer, inside a sequence too, or the decoder, whatever character it is."""
     assert token_bytes(underscored()).decode([0, 1, 3]) == "_theé".encode()
     model, only_decoder = underscored(), underscored()
-    inner = pre_tokenizers.Sequence([pre_tokenizers.Metaspace("_", prepend_scheme="never")])
-    model.pre_tokenizer = pre_tokenizers.Sequence([inner, pre_tokenizers.Digits()])
+    model.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace("_", prepend_scheme="never")])
     only_decoder.decoder = decoders.Metaspace("_", prepend_scheme="never")
     assert token_bytes(only_decoder).decode([1, 3]) == token_bytes(model).decode([1, 3]) == " theé".encode()
     assert token_bytes(model).audit("é the é").lossless
@@ -499,9 +498,10 @@ def test_metaspace_marks_stand_for_spaces():
 
 
 def test_a_decoder_alone_says_what_a_mark_stands_for():
-    """Whatever it is replaced by, and in the order of the decoder."""
+    """Whatever it is replaced by, in the order of the decoder, inside sequences of sequences too."""
     tokenizer = underscored()
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("_", "-"), decoders.Replace("-", "\r\n")])
+    inner = decoders.Sequence([decoders.Replace("_", "-"), decoders.Replace("-", "\r\n")])
+    tokenizer.decoder = decoders.Sequence([inner, decoders.Fuse()])
     assert token_bytes(tokenizer).table.tolist() == [0, 5, 2, 2]
 
 
@@ -756,7 +756,14 @@ def test_a_path_that_leads_nowhere_says_how_to_write_one(path):
     assert "write it as 'package.module:name'" in str(caught.value)
 
 
+class Stranger:
+    """Something with methods of the same names, from a package that is not known."""
+
+    encode_ordinary = to_str = id_to_piece = None
+
+
 MISTAKES = {
+    "a stranger": (Stranger(), "came Stranger"),
     "a path to text": ("their_tokens:name", "came str 'raw'"),
     "nothing": (None, "came NoneType None"),
     "a number": (50257, "came int 50257"),
