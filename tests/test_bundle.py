@@ -55,6 +55,7 @@ def test_identity_and_size_do_not_depend_on_order(files, random):
     bundle, other = Bundle(files), Bundle(dict(shuffled))
     assert bundle == other
     assert (bundle.sha256, bundle.bundle_bytes) == (other.sha256, other.bundle_bytes)
+    assert archive.tar(dict(shuffled)) == archive.tar(files)
 
 
 @settings(max_examples=30, deadline=None)
@@ -104,6 +105,14 @@ def test_bundle_bytes_is_the_length_of_the_file(tmp_path, rule):
     assert path.stat().st_size == bundle.bundle_bytes == bundle.sizes[rule] == bundle.manifest()["bundle_bytes"]
     assert Bundle.read(path) == bundle
     assert Bundle.read(path).bundle_bytes == path.stat().st_size
+
+
+def test_a_file_from_another_codec_is_charged_as_it_is(tmp_path):
+    """What was written is what was charged, even if the codec here would pack it otherwise."""
+    packed = lzma.compress(archive.tar({"a.py": b"1" * 5_000}), preset=0)
+    (tmp_path / "bundle").write_bytes(packed)
+    bundle = Bundle.read(tmp_path / "bundle")
+    assert bundle.bundle_bytes == bundle.sizes["xz -9e"] == len(packed) != len(archive.pack(bundle.files))
 
 
 def test_raw_size_is_the_sum_of_the_files():

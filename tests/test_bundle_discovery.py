@@ -59,6 +59,7 @@ def named(manifest):
         ("from pkg.sub import name_in_sub", {"pkg/__init__.py", "pkg/sub/__init__.py"}),
         ("from pkg.sub import *", {"pkg/__init__.py", "pkg/sub/__init__.py", "pkg/sub/m.py"}),
         ("import pkg.relative", {"pkg/__init__.py", "pkg/relative.py", "pkg/sub/__init__.py", "pkg/sub/m.py"}),
+        ("import pkg.climbs", {"pkg/__init__.py", "pkg/climbs.py"}),
         ("import cycle1", {"cycle1.py", "cycle2.py"}),
         ("import space.inner", {"space/inner.py"}),
         ("import importlib\nimportlib.import_module('a')", {"a.py"}),
@@ -79,7 +80,12 @@ def test_imports_are_followed(tmp_path, text, expected):
         **{"train.py": text, "a.py": "", "b.py": "", "unused.py": ""},
         **{"pkg/__init__.py": "", "pkg/sub/__init__.py": "__all__ = ['m', 'x']", "pkg/sub/m.py": ""},
         **{"pkg/relative.py": "from .sub import m\nfrom . import sub", "pkg/unused.py": ""},
-        **{"cycle1.py": "import cycle2", "cycle2.py": "import cycle1, train", "space/inner.py": ""},
+        **{
+            "pkg/climbs.py": "from ..a import x",
+            "cycle1.py": "import cycle2",
+            "cycle2.py": "import cycle1, train",
+            "space/inner.py": "",
+        },
     }
     assert set(names(project, tmp_path)) == {"train.py", *expected}
 
@@ -119,6 +125,17 @@ def test_a_main_script_inside_of_a_package(tmp_path):
     project["pkg/cli/train.py"] = "import pkg.m\nfrom . import x"
     found = names(project, tmp_path, "pkg/cli/train.py", root=tmp_path)
     assert found == ["pkg/__init__.py", "pkg/cli/__init__.py", "pkg/cli/train.py", "pkg/cli/x.py", "pkg/m.py"]
+
+
+def test_packages_around_count_without_being_imported(tmp_path):
+    """They are run before the main script is."""
+    assert names({"pkg/__init__.py": "", "pkg/t.py": ""}, tmp_path, "pkg/t.py") == ["pkg/__init__.py", "pkg/t.py"]
+
+
+def test_the_folder_of_the_script_comes_first(tmp_path):
+    """As Python searches it."""
+    project = {"scripts/train.py": "import helper", "scripts/helper.py": "", "helper.py": ""}
+    assert names(project, tmp_path, "scripts/train.py", root=tmp_path) == ["scripts/helper.py", "scripts/train.py"]
 
 
 def test_a_notebook_file_counts_by_its_code(tmp_path):
@@ -274,6 +291,15 @@ def test_a_running_script(tmp_path):
     assert str(tmp_path) not in json.dumps(manifest)
 
 
+def test_what_is_loaded_is_where_it_was_loaded_from(tmp_path):
+    """A path that was searched for a while, and a debugger's module in a hidden folder of the project."""
+    lay(tmp_path, {"far/a.py": "", ".tool/debugger.py": ""})
+    text = "import sys\nsys.path[:0] = ['../far', '../project/.tool']\nimport a\n__import__('debug' + 'ger')\n"
+    text += "del sys.path[:2]"
+    lay(tmp_path / "project", {"train.py": text + PRINT, ".tool/debugger.py": ""})
+    assert named(run("train.py", cwd=tmp_path / "project")) == ["a.py", "config.json", "train.py"]
+
+
 def test_a_running_module_of_a_package(tmp_path):
     """``python -m pkg.train``: the ``__init__`` of each package around counts."""
     lay(tmp_path, {"pkg/__init__.py": "", "pkg/sub/__init__.py": "", "pkg/sub/train.py": "from ..m import x" + PRINT})
@@ -365,8 +391,12 @@ def test_a_notebook(tmp_path, monkeypatch):
     assert bundle.files["notebook.py"] == b"import a\n\ndef (:\n\nBundle.discover()\n"
 
 
-def test_under_pytest_there_is_no_program_of_its_own():
+def test_under_pytest_there_is_no_program_of_its_own(monkeypatch):
     """Other people's main script is not the program; an empty project has none."""
+    main = types.ModuleType("__main__")
+    main.__file__ = str(Path(pytest.__file__).with_name("__main__.py"))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", [main.__file__])
     with pytest.raises(BundleError, match="expected a training program"):
         Bundle.discover()
 

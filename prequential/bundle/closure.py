@@ -110,11 +110,11 @@ def _loaded(name: str) -> Module | None:
     held = attributes(sys.modules.get(name))
     path = held.get("__file__")
     try:
-        folders = tuple(Path(folder).absolute() for folder in held.get("__path__") or ())
+        folders = tuple(Path(os.path.abspath(folder)) for folder in held.get("__path__") or ())
     except (TypeError, KeyError, ImportError):  # a namespace looks its parent up when it is read
         folders = ()
     if isinstance(path, str) and Path(path).is_file():
-        return Module(Path(path).absolute(), folders)
+        return Module(Path(os.path.abspath(path)), folders)
     return Module(None, folders) if folders else None
 
 
@@ -128,7 +128,7 @@ def _edited(name: str) -> Module | None:
             spec = finder.find_spec(name, None)
             origin, folders = (spec.origin, spec.submodule_search_locations) if spec else (None, None)
             if origin or folders:
-                return Module(Path(origin) if origin else None, tuple(map(Path, folders or ())))
+                return Module(Path(os.path.abspath(origin)) if origin else None, tuple(map(Path, folders or ())))
         except Exception:  # somebody else's finder
             continue
     return None

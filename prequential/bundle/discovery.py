@@ -90,7 +90,7 @@ def _closure(finder: Finder, origins: Origins) -> Closure:
 
 
 def _search_path() -> list[Path]:
-    return [Path(folder or os.curdir).absolute() for folder in sys.path]
+    return [Path(os.path.abspath(folder or os.curdir)) for folder in sys.path]
 
 
 def _reached(begin: Entry, root: Path, origins: Origins, *, live: bool) -> Closure:
@@ -125,7 +125,7 @@ def _loaded_from(root: Path, reached: Closure, origins: Origins) -> Iterator[tup
         file = held.get("__file__")
         if not isinstance(file, str) or name in ("__main__", "__mp_main__"):
             continue
-        path = Path(file).absolute()
+        path = Path(os.path.abspath(file))
         near = next((path.relative_to(folder).as_posix() for folder in roots if folder in path.parents), None)
         is_near = name.partition(".")[0] in local or (near is not None and not is_litter(near))
         if is_near and origins.is_own(path) and not origins.is_wrapper(path) and path.is_file():

@@ -7,6 +7,7 @@ packages (the project, editable installs, folders on ``PYTHONPATH``), and what w
 from __future__ import annotations
 
 import json
+import os
 import site
 import sys
 import sysconfig
@@ -83,7 +84,7 @@ def _site_folders() -> list[str]:
 
 def _folders(paths: Iterable[str]) -> tuple[Path, ...]:
     """Each folder as it is named and as it is, for a path may come either way."""
-    named = [Path(path).absolute() for path in paths]
+    named = [Path(os.path.abspath(path)) for path in paths]
     return tuple(dict.fromkeys([*named, *(path.resolve() for path in named)]))
 
 
