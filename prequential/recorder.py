@@ -267,6 +267,7 @@ class Recorder:
         self._at_last_log = self.total
         values["interval_bits_per_byte"] = since["bits_per_byte"]
         values["interval_bits_per_token"] = since["bits_per_token"]
+        del values["choice_bits"]  # nothing is chosen while a run goes on
         self.publish({name: value for name, value in values.items() if value is not None}, self.steps)
 
     def _note_reading(self, step: int, reading: Reading) -> None:
@@ -289,7 +290,7 @@ class Recorder:
         readings = read_sums([sums for _, _, sums in checked if sums is not None])
         for (step, loss, _), reading in zip(checked, readings, strict=True):
             tally = reading.tally
-            if loss is None or not tally.coded_tokens or not tally.nats:
+            if loss is None or not tally.coded_tokens or not tally.nats or tally.nonfinite_tokens:
                 continue
             returned, mean = float(loss), tally.nats / tally.coded_tokens
             apart = min(abs(returned - mean) / mean, abs(returned - tally.nats) / tally.nats)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prequential.capture import LossTap, declared, integer_tensors
 from prequential.errors import MeasureError
-from prequential.meter import Meter
+from prequential.meter import Meter, read_sums
 
 VOCABULARY = 13
 
@@ -195,6 +195,19 @@ def test_autocast_is_seen_in_float32(tapped):
         F.cross_entropy(logits, y)
     assert logits.dtype == torch.bfloat16
     assert meter.read().nats == pytest.approx(in_float64(logits, y), rel=1e-6)
+
+
+def test_where_the_meter_fails_the_step_goes_on_and_it_is_counted(tapped):
+    """Under vmap nothing can be added in place: the losses are right, and the call is counted as not understood."""
+    meter, tap = tapped
+    logits, targets = torch.randn(5, 4, VOCABULARY), torch.randint(VOCABULARY, (5, 4))
+    with tap:
+        losses = torch.func.vmap(F.cross_entropy)(logits, targets)
+    assert losses.tolist() == pytest.approx(
+        [F.cross_entropy(x, y).item() for x, y in zip(logits, targets, strict=True)]
+    )
+    reading = read_sums([meter.take()])[0]
+    assert (reading.calls, reading.not_understood) == (0, 1)
 
 
 def test_declared_sums_are_taken_as_they_are():

@@ -470,6 +470,57 @@ def test_the_bundle_lies_beside_the_book_and_is_charged(trainer_of):
     assert run.bundle["sha256"] == bundle.sha256
 
 
+def test_a_bundle_that_cannot_be_written_is_warned_of_after_the_run(trainer_of, monkeypatch):
+    """The book is whole, and the training script goes on."""
+    from prequential import Bundle
+
+    def full(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Bundle, "write", full)
+    with pytest.warns(PrequentialWarning, match="the run has its book, but no summary: OSError: no space left"):
+        run = fitted(trainer_of(monitor(bundle=Bundle(files={"train.py": b"pass"}))))
+    assert (run.status, run.end["complete"], run.total.coded_tokens) == ("completed", True, TOKENS)
+
+
+def test_a_program_that_cannot_be_found_is_left_out_and_said(trainer_of, monkeypatch):
+    """Whatever goes wrong in finding it, the run is measured without it."""
+    from prequential import Bundle
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("a strange module")
+
+    monkeypatch.setattr(Bundle, "discover", broken)
+    with pytest.warns(PrequentialWarning, match="left out of the total: RuntimeError: a strange module"):
+        run = fitted(trainer_of(monitor(bundle="auto")))
+    assert (run.total.coded_tokens, run.bundle) == (TOKENS, {})
+    assert "bundle unknown" in run.summary()[0]
+
+
+def test_the_progress_bar_ends_with_the_totals(trainer_of):
+    """The last values reach the trainer's tables before the epoch is over, whatever every_n_steps."""
+    seen = {}
+
+    class Look(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            seen.update(trainer.progress_bar_metrics)
+
+    run = fitted(trainer_of(monitor(token_bytes=[3] * VOCABULARY, every_n_steps=100), Look()))
+    assert seen["ratio"] == run.measured()["compression_ratio"]
+
+
+def test_without_the_variable_nothing_is_loaded():
+    """Lightning asks everybody's factories at every trainer: ours costs nothing unless it is wanted."""
+    code = """if True:
+        import sys
+        from importlib.metadata import entry_points
+        (entry,) = [e for e in entry_points(group="lightning.pytorch.callbacks_factory") if e.name == "prequential"]
+        assert entry.load()() == []
+        assert not {"torch", "lightning", "prequential.recorder"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 SCRIPT = textwrap.dedent(
     """
     import lightning as L
