@@ -34,7 +34,7 @@ class Tally:
         coded_tokens: Tokens in that sum.
         uncoded_tokens: Tokens of the data that nothing predicted (the first of a row, a dropped tail).
         uncoded_nats: Their charge by the uniform code: ln V each.
-        masked_tokens: Target positions that the loss ignores: padding, prompts, the slot a shift leaves empty.
+        masked_tokens: Target positions that the loss ignores: padding, prompts.
         replayed_tokens: Tokens scored again after their first exposure. Free: the receiver has them already.
         replayed_nats: Sum of -ln p over those, kept apart.
         nonfinite_tokens: Coded tokens of loss calls with an infinite or NaN sum, charged by the uniform code.
@@ -136,7 +136,7 @@ REGISTRY: dict[str, Quantity] = {
             "masked_tokens",
             "token",
             "",
-            "Target positions that the loss ignores: padding, prompts, the slot a shift leaves empty.",
+            "Target positions that the loss ignores: padding, prompts.",
         ),
         Quantity("replayed_tokens", "token", "", "Tokens scored again after their first exposure: free, kept apart."),
         Quantity(

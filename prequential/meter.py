@@ -119,6 +119,9 @@ class Meter:
         device: Where logits and targets live.
         token_bytes: Bytes of source data that each token id stands for, shape (V,); None if unknown.
 
+    Attributes:
+        watched: If a list, the flat targets of every call that is not compiled are added to it; None for no more.
+
     Example:
         >>> import torch
         >>> meter = Meter()
@@ -142,6 +145,7 @@ class Meter:
         self._constants: dict[tuple[int, ...], Tensor] = {}
         self._powers_kept = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._token_bytes: Tensor | None = None
+        self.watched: list[Tensor] | None = None
         if token_bytes is not None:
             # The last entry, 0 bytes, is for masked targets.
             self._token_bytes = F.pad(torch.as_tensor(token_bytes, dtype=torch.int64), (0, 1)).to(self.device)
@@ -192,6 +196,8 @@ class Meter:
             ignore_index: Target id that stands for "no target here".
             mean: Whether ``nats`` is the mean over the targets that are not ignored.
         """
+        if not torch.compiler.is_compiling() and self.watched is not None:
+            self.watched.append(targets.detach().reshape(-1))
         kept = targets != ignore_index
         coded = kept.sum()
         raw_bytes = self._zero if self._token_bytes is None else self._bytes_of(targets, kept, vocab_size)

@@ -11,6 +11,7 @@ that no method raises: a failure of the instrument warns, marks the book incompl
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,18 +22,16 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from prequential.capture import LossTap
+from prequential.capture import LossTap, integer_tensors
 from prequential.codelength import Tally, quantities
 from prequential.errors import MeasureError, warn
 from prequential.ledger import Ledger
 from prequential.meter import Meter, Reading, Sums, read_sums
+from prequential.returned_loss import not_likelihood, returned_loss
 from prequential.route import Route, settle_route
 from prequential.tokenbytes import TokenBytes
+from prequential.uncoded import FirstTokens, find_layout
 
-# A returned loss further from the captured nats per token than this, relatively, is no plain likelihood. In half
-# precision both the log-probabilities and their mean are rounded: 1 % was seen.
-_LOSS_TOLERANCE = 1e-3
-_LOSS_TOLERANCE_HALF = 3e-2
 # Intervals of the book grow to this share of what has been seen.
 _INTERVAL_SHARE = 0.01
 
@@ -46,6 +45,7 @@ class _Waiting(NamedTuple):
     elapsed_s: float
     replay: bool
     sums: Sums
+    first_tokens: Tensor | None
     returned_loss: Tensor | None
     first_batch: Sums | None
 
@@ -104,6 +104,8 @@ class Recorder:
         self._ledger: Ledger | None = None
         self._device = device
         self._meter = self._new_meter()
+        self._meter.watched = []
+        self._first_tokens: FirstTokens | None = None
         self._tap: LossTap | None = LossTap(self._meter) if measure in ("auto", "capture") else None
         self._waiting: list[_Waiting] = []
         self._steps_in_interval = 0
@@ -131,7 +133,9 @@ class Recorder:
             self._settle(module, batch, outputs)
         elif self.route.declares:
             self.route.add_declared(self._meter, module, batch, outputs)
-        loss = _returned_loss(outputs)
+        if self._first_tokens is not None:
+            self._first_tokens.observe(integer_tensors(batch))
+        loss = returned_loss(outputs)
         if self._batches_in_interval == 0 and loss is not None:
             self._check = (loss, self._meter.peek())
         self._batches_in_interval += 1
@@ -196,10 +200,14 @@ class Recorder:
             self.total,
             bundle_bytes=self.bundle_bytes or 0,
             bytes_known=bool(self.route and self.route.bytes_known),
-            vocab_size=self.route.vocab_size if self.route else None,
+            vocab_size=self._vocab_size,
         )
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _vocab_size(self) -> int | None:
+        return self.route.vocab_size if self.route else None
 
     def _new_meter(self) -> Meter:
         table = None if self._token_bytes is None else self._token_bytes.table.tolist()
@@ -214,16 +222,26 @@ class Recorder:
             route.add_declared(self._meter, module, batch, outputs)
         if self._tap is not None:
             self._tap.listing = False
+            self._find_first_tokens(integer_tensors(batch), reading.tally.positions)
+        self._meter.watched = None
         self.route = route
         for number, message in enumerate(route.doubts):
             self._note(f"doubt at {number}", message)
+
+    def _find_first_tokens(self, tensors: list[Tensor], positions: int) -> None:
+        """See whether batches show tokens that nothing predicts."""
+        watched = self._meter.watched
+        layout = find_layout(tensors, positions, torch.cat(watched) if watched else None)
+        if layout is not None:
+            table = self._token_bytes.table if self._token_bytes is not None else None
+            self._first_tokens = FirstTokens.of(tensors, layout, table)
 
     def _close_interval(self) -> None:
         if self._batches_in_interval:
             loss, first_batch = self._check or (None, None)
             elapsed_s = time.monotonic() - self._began
-            sums = self._meter.take()
-            self._waiting.append(_Waiting(self._last_step, elapsed_s, self.replay, sums, loss, first_batch))
+            sums, rows = self._meter.take(), self._first_tokens.take() if self._first_tokens else None
+            self._waiting.append(_Waiting(self._last_step, elapsed_s, self.replay, sums, rows, loss, first_batch))
         self._steps_in_interval = self._batches_in_interval = 0
         self._check = None
 
@@ -235,12 +253,27 @@ class Recorder:
             return
         ledger = self._opened()
         for interval, reading in zip(waiting, read_sums([interval.sums for interval in waiting]), strict=True):
-            tally = _replayed(reading.tally) if interval.replay else reading.tally
+            tally = self._in_columns(reading.tally, interval)
             self.total += tally
             ledger.sums(interval.step, tally, interval.elapsed_s)
             self._note_reading(interval.step, reading)
         self._compare_losses(waiting)
         self._publish()
+
+    def _in_columns(self, tally: Tally, interval: _Waiting) -> Tally:
+        """Put what was counted into its columns: replay apart, first tokens charged, empty slots left out."""
+        if self._first_tokens is not None and interval.first_tokens is not None:
+            counts = interval.first_tokens.tolist()
+            tally = replace(tally, masked_tokens=tally.masked_tokens - self._first_tokens.empty_slots(counts))
+            if not interval.replay:
+                charge = self._first_tokens.charge(counts)
+                tally = replace(
+                    tally,
+                    uncoded_tokens=charge.tokens,
+                    uncoded_nats=charge.tokens * math.log(self._vocab_size or 1),
+                    raw_bytes=tally.raw_bytes + charge.raw_bytes,
+                )
+        return _replayed(tally) if interval.replay else tally
 
     @_shielded
     def _finish_log_point(self) -> None:
@@ -257,6 +290,7 @@ class Recorder:
         since = quantities(
             Tally(
                 nats=self.total.nats - self._at_last_log.nats,
+                uncoded_nats=self.total.uncoded_nats - self._at_last_log.uncoded_nats,
                 coded_tokens=self.total.coded_tokens - self._at_last_log.coded_tokens,
                 raw_bytes=self.total.raw_bytes - self._at_last_log.raw_bytes,
             ),
@@ -289,18 +323,9 @@ class Recorder:
         checked = [(i.step, i.returned_loss, i.first_batch) for i in waiting if i.first_batch is not None]
         readings = read_sums([sums for _, _, sums in checked if sums is not None])
         for (step, loss, _), reading in zip(checked, readings, strict=True):
-            tally = reading.tally
-            if loss is None or not tally.coded_tokens or not tally.nats or tally.nonfinite_tokens:
-                continue
-            returned, mean = float(loss), tally.nats / tally.coded_tokens
-            apart = min(abs(returned - mean) / mean, abs(returned - tally.nats) / tally.nats)
-            half = loss.dtype in (torch.float16, torch.bfloat16)
-            if not apart <= (_LOSS_TOLERANCE_HALF if half else _LOSS_TOLERANCE):
-                self._note(
-                    "not_likelihood",
-                    f"step {step} returned a loss of {returned:.4f}, its code length is {mean:.4f} nats a token: the "
-                    "difference (label smoothing, weights, auxiliary terms, scaling) is not likelihood and not counted",
-                )
+            message = None if loss is None else not_likelihood(loss, reading.tally, step)
+            if message is not None:
+                self._note("not_likelihood", message)
 
     def _note(self, event: str, message: str) -> None:
         if event in self._said:
@@ -327,8 +352,3 @@ def _replayed(tally: Tally) -> Tally:
         replayed_tokens=tally.coded_tokens,
         replayed_nats=tally.nats,
     )
-
-
-def _returned_loss(outputs: Any) -> Tensor | None:
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    return loss.detach() if isinstance(loss, Tensor) and loss.numel() == 1 else None

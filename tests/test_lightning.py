@@ -23,7 +23,8 @@ from prequential import CompressionMonitor
 from prequential.errors import MeasureError, PrequentialWarning
 from prequential.ledger import read_book
 
-TOKENS = 32 * 6
+ROWS = 32
+TOKENS = ROWS * 6  # coded; the first token of each row is data too, but nothing predicts it
 
 
 def monitor(**options):
@@ -247,7 +248,7 @@ def test_validation_does_not_count(trainer_of):
     trainer = trainer_of(monitor(), val_check_interval=2, limit_val_batches=3, num_sanity_val_steps=2)
     trainer.fit(Validated(), loader(), loader())
     run = read_book("book.jsonl")
-    assert run.total.positions == TOKENS
+    assert run.total.positions == TOKENS + ROWS
     assert run.total.nats == pytest.approx(expected_nats(), rel=1e-7)
 
 
@@ -320,7 +321,7 @@ def test_every_logger_gets_exact_numbers_over_tokens(trainer_of, tmp_path):
     values = run.measured()
     assert float(last["prequential/compressed_bytes"]) == values["compressed_bytes"]
     assert float(last["prequential/compression_ratio"]) == values["compression_ratio"]
-    assert int(last["prequential/tokens"]) == TOKENS
+    assert int(last["prequential/tokens"]) == TOKENS + ROWS
     assert float(trainer.callback_metrics["prequential/nats"]) == values["nats"]
     assert trainer.progress_bar_metrics["ratio"] == values["compression_ratio"]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -336,7 +337,7 @@ def test_without_a_tokenizer_no_bytes_are_guessed(trainer_of):
     trainer = trainer_of(monitor())
     values = fitted(trainer).measured()
     assert values["raw_bytes"] is values["compression_ratio"] is values["bits_per_byte"] is None
-    assert values["uniform_bytes"] == pytest.approx(TOKENS * math.log2(VOCABULARY) / 8)
+    assert values["uniform_bytes"] == pytest.approx((TOKENS + ROWS) * math.log2(VOCABULARY) / 8)
     assert "uniform_ratio" in trainer.progress_bar_metrics
     assert "ratio" not in trainer.progress_bar_metrics
 
@@ -466,7 +467,9 @@ def test_the_bundle_lies_beside_the_book_and_is_charged(trainer_of):
     trainer_of(monitor(bundle=bundle)).fit(Toy(), loader())
     run = read_book("book.jsonl")
     assert os.path.getsize("bundle.tar.xz") == run.bundle["bundle_bytes"] == bundle.bundle_bytes
-    assert run.measured()["description_bits"] == run.measured()["data_bits"] + 8 * bundle.bundle_bytes
+    values = run.measured()
+    assert values["uncoded_bits"] == pytest.approx(ROWS * math.log2(VOCABULARY))
+    assert values["description_bits"] == values["data_bits"] + values["uncoded_bits"] + 8 * bundle.bundle_bytes
     assert run.bundle["sha256"] == bundle.sha256
 
 
@@ -592,7 +595,7 @@ def test_lightning_cli_can_give_all_arguments(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     run = read_book(tmp_path / "book.jsonl")
-    assert run.total.raw_bytes == TOKENS
+    assert run.total.raw_bytes == TOKENS + ROWS
     assert run.header["token_bytes"]["kind"] == "bytes"
 
 

@@ -63,7 +63,7 @@ def test_every_row_has_exact_values_over_tokens(offline):
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
     rows = [row for row in rows if "prequential/tokens" in row]
     tokens = [row["prequential/tokens"] for row in rows]
-    assert tokens == [24, 48, 96, 144, 192]
+    assert tokens == [28, 56, 112, 168, 224]
     values = book.measured()
     for name in ("compressed_bytes", "compression_ratio", "data_bits", "bits_per_byte", "nats"):
         assert rows[-1][f"prequential/{name}"] == values[name]

@@ -1,0 +1,177 @@
+"""Tokens of the data that nothing predicts: the first of each row.
+
+A model that predicts each token from those before it in its row never pays for the row's first. A receiver needs it all
+the same, so it is charged by the uniform code, log2 V bits. Two layouts of a batch show it:
+
+- *pairs*: inputs and targets, the targets being the inputs moved on by one;
+- *shift inside*: the tokens once, which the training step shifts itself.
+
+Not charged is a first token that is known to both sides: the same in every row of the first batch (a begin-of-text
+token), or part of a masked prompt. Nor is one that was a target just before, where rows are cut from one contiguous
+stream (each row goes on from the row before it) or from several side by side (each row goes on from the same row of the
+batch before it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_ROWS, _FRESH, _IN_ROW, _IN_BATCH, _BYTES = 0, 1, 2, 3, slice(4, 7)
+
+
+class Layout(NamedTuple):
+    """Where rows stand among the integer tensors of a batch.
+
+    Attributes:
+        inputs: Place of the tensor whose rows begin with the tokens that nothing predicts.
+        targets: Place of the tensor whose rows end with the last targets; the same one where the shift is inside.
+        empty_slot: Whether the shift leaves an ignored target at the end of each row: no token of the data.
+    """
+
+    inputs: int
+    targets: int
+    empty_slot: bool
+
+
+class Charge(NamedTuple):
+    """What a stretch of batches adds to the uncoded column: tokens, and the bytes that they stand for."""
+
+    tokens: int
+    raw_bytes: int
+
+
+def find_layout(tensors: Sequence[Tensor], positions: int, targets: Tensor | None) -> Layout | None:
+    """Find how the first micro-batch shows its rows; None where it shows no token that nothing predicts.
+
+    Args:
+        tensors: Integer tensors of the batch.
+        positions: Target positions that the loss covered.
+        targets: Those targets, flat, if they were seen (not under ``torch.compile``).
+    """
+    rows = [_as_rows(tensor) for tensor in tensors]
+    for inputs, moved_on in permutations(range(len(rows)), 2):
+        if positions == rows[moved_on].numel() and _is_pair(rows[inputs], rows[moved_on]):
+            return Layout(inputs, moved_on, empty_slot=False)
+    for place, tokens in enumerate(rows):
+        count, length = tokens.shape
+        if positions == count * (length - 1) and (targets is None or _agrees(targets, tokens[:, 1:])):
+            return Layout(place, place, empty_slot=False)
+        if targets is not None and positions == count * length and _is_shifted(targets.view(count, length), tokens):
+            return Layout(place, place, empty_slot=True)
+    return None
+
+
+@dataclass
+class FirstTokens:
+    """Counts first tokens on the device, and says on the host which of them are to be charged.
+
+    Args:
+        layout: Where rows stand in a batch.
+        begin_id: The token that all rows begin with, or None.
+        token_bytes: Bytes per token id, shape (V,), on the device; None if unknown.
+    """
+
+    layout: Layout
+    begin_id: int | None
+    token_bytes: Tensor | None = None
+    _counts: Tensor | None = None
+    _last: Tensor | None = None
+    _streams: int | None = None
+    _total: list[int] = field(default_factory=lambda: [0] * 7)
+    _charged: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], layout: Layout, table: npt.NDArray[np.int64] | None) -> FirstTokens:
+        """Begin with the first micro-batch, which shows what rows begin with; waits for the device.
+
+        Args:
+            tensors: Integer tensors of the batch.
+            layout: Where rows stand in it.
+            table: Bytes per token id, or None.
+        """
+        first = _as_rows(tensors[layout.inputs])[:, 0]
+        begin, same = int(first[0]), bool((first == first[0]).all())
+        spelt = table is None or not 0 <= begin < len(table) or table[begin] > 0
+        is_known = same and (len(first) > 1 or not spelt)
+        token_bytes = None if table is None else torch.tensor(table, device=first.device)
+        return cls(layout, begin if is_known else None, token_bytes)
+
+    def observe(self, tensors: Sequence[Tensor]) -> None:
+        """Take in the integer tensors of one micro-batch; does not wait for the device."""
+        inputs, targets = _as_rows(tensors[self.layout.inputs]), _as_rows(tensors[self.layout.targets])
+        first, last = inputs[:, 0], targets[:, -1]
+        fresh = torch.ones_like(first, dtype=torch.bool) if self.begin_id is None else first != self.begin_id
+        for tensor in tensors:  # a negative target at the front: the row begins with a masked prompt
+            if tensor.dim() > 1 and len(tensor) == len(first):
+                fresh = fresh & (tensor[:, 0] >= 0)
+        before = self._last if self._last is not None else first.new_full((1,), -1)
+        goes_on_in_row = first == torch.cat([before[-1:], last[:-1]])
+        goes_on_in_batch = first == before if len(before) == len(first) else torch.zeros_like(fresh)
+        kinds = torch.stack([fresh, fresh & ~goes_on_in_row, fresh & ~goes_on_in_batch]).long()
+        spelt = torch.zeros_like(first) if self.token_bytes is None else self._bytes_of(first)
+        rows = first.new_full((1,), len(first))
+        counts = torch.cat([rows, kinds.sum(dim=1), (kinds * spelt).sum(dim=1)])
+        self._counts = counts if self._counts is None else self._counts + counts
+        self._last = last
+        self._streams = self._streams or len(first)
+
+    def take(self) -> Tensor | None:
+        """Hand over the counts so far, still on the device, and start again from zero."""
+        counts, self._counts = self._counts, None
+        return counts
+
+    def charge(self, counts: Sequence[int]) -> Charge:
+        """Say what counts that have reached the host add.
+
+        Rows are taken for one stream as long as only one of them, ever, did not go on from the row before it; for
+        streams side by side as long as only as many did not as there are rows in a batch. When that turns out not to
+        hold, what was passed over so far is charged too.
+        """
+        self._total = [so_far + more for so_far, more in zip(self._total, counts, strict=True)]
+        raw_bytes = self._total[_BYTES]
+        kind = _FRESH
+        if self._total[_IN_ROW] <= 1:
+            kind = _IN_ROW
+        elif self._total[_IN_BATCH] <= (self._streams or 0):
+            kind = _IN_BATCH
+        due = self._total[kind], raw_bytes[kind - 1]
+        (tokens, spelt), self._charged = (due[0] - self._charged[0], due[1] - self._charged[1]), due
+        return Charge(tokens, spelt)
+
+    def empty_slots(self, counts: Sequence[int]) -> int:
+        """Target positions among these counts that only a shift left empty: they are no tokens of the data."""
+        return counts[_ROWS] if self.layout.empty_slot else 0
+
+    def _bytes_of(self, tokens: Tensor) -> Tensor:
+        assert self.token_bytes is not None
+        inside = (tokens >= 0) & (tokens < len(self.token_bytes))
+        return self.token_bytes[torch.where(inside, tokens, 0)] * inside
+
+
+def _as_rows(tensor: Tensor) -> Tensor:
+    """View a batch of single tokens as one row, and more dimensions as rows of the last."""
+    return tensor.reshape(1, -1) if tensor.dim() < 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
+def _is_pair(inputs: Tensor, targets: Tensor) -> bool:
+    """Whether targets are the inputs moved on by one."""
+    return inputs.shape == targets.shape and _agrees(targets[:, :-1], inputs[:, 1:])
+
+
+def _is_shifted(targets: Tensor, tokens: Tensor) -> bool:
+    return bool((targets[:, -1] < 0).all()) and _agrees(targets[:, :-1], tokens[:, 1:])
+
+
+def _agrees(targets: Tensor, tokens: Tensor) -> bool:
+    """Whether all targets that are not ignored are these tokens, and there is one."""
+    targets = targets.reshape(tokens.shape)
+    kept = targets >= 0
+    return bool(kept.any()) and bool(((targets == tokens) | ~kept).all())
