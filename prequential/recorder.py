@@ -11,7 +11,6 @@ that no method raises: a failure of the instrument warns, marks the book incompl
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -30,7 +29,7 @@ from prequential.meter import Meter, Reading, Sums, read_sums
 from prequential.returned_loss import not_likelihood, returned_loss
 from prequential.route import Route, settle_route
 from prequential.tokenbytes import TokenBytes
-from prequential.uncoded import FirstTokens, find_layout
+from prequential.watch import BatchWatch, Watched, facts_of, repeated
 
 # Intervals of the book grow to this share of what has been seen.
 _INTERVAL_SHARE = 0.01
@@ -45,7 +44,7 @@ class _Waiting(NamedTuple):
     elapsed_s: float
     replay: bool
     sums: Sums
-    first_tokens: Tensor | None
+    watched: Watched | None
     returned_loss: Tensor | None
     first_batch: Sums | None
 
@@ -105,7 +104,7 @@ class Recorder:
         self._device = device
         self._meter = self._new_meter()
         self._meter.watched = []
-        self._first_tokens: FirstTokens | None = None
+        self._watch: BatchWatch | None = None
         self._tap: LossTap | None = LossTap(self._meter) if measure in ("auto", "capture") else None
         self._waiting: list[_Waiting] = []
         self._steps_in_interval = 0
@@ -133,8 +132,8 @@ class Recorder:
             self._settle(module, batch, outputs)
         elif self.route.declares:
             self.route.add_declared(self._meter, module, batch, outputs)
-        if self._first_tokens is not None:
-            self._first_tokens.observe(integer_tensors(batch))
+        if self._watch is not None:
+            self._watch.observe(integer_tensors(batch))
         loss = returned_loss(outputs)
         if self._batches_in_interval == 0 and loss is not None:
             self._check = (loss, self._meter.peek())
@@ -183,12 +182,16 @@ class Recorder:
         self._finish_log_point()
         if self._ledger is None:
             return
+        repeats = self._watch.repeats() if self._watch is not None else None
+        message = repeated(repeats) if repeats is not None else None
+        if message is not None:
+            self.note("not_single_pass", message)
         try:
             if self.failure is not None:
                 message = f"the recording stopped: {self.failure}"
                 self._ledger.event("incomplete", message, step=self._last_step)
             complete = self.failure is None and not self._said & {"missed", "not_understood"}
-            self._ledger.end(self._last_step, status, self.total, complete=complete, **facts)
+            self._ledger.end(self._last_step, status, self.total, complete=complete, **facts_of(repeats), **facts)
         except (OSError, ValueError) as error:
             warn(f"the end of the book {self.path} could not be written: {error}")
         finally:
@@ -222,26 +225,29 @@ class Recorder:
             route.add_declared(self._meter, module, batch, outputs)
         if self._tap is not None:
             self._tap.listing = False
-            self._find_first_tokens(integer_tensors(batch), reading.tally.positions)
+            self._watch = self._watching(batch, reading.tally.positions, route)
         self._meter.watched = None
         self.route = route
         for number, message in enumerate(route.doubts):
             self._note(f"doubt at {number}", message)
 
-    def _find_first_tokens(self, tensors: list[Tensor], positions: int) -> None:
-        """See whether batches show tokens that nothing predicts."""
+    def _watching(self, batch: Any, positions: int, route: Route) -> BatchWatch:
         watched = self._meter.watched
-        layout = find_layout(tensors, positions, torch.cat(watched) if watched else None)
-        if layout is not None:
-            table = self._token_bytes.table if self._token_bytes is not None else None
-            self._first_tokens = FirstTokens.of(tensors, layout, table)
+        return BatchWatch(
+            integer_tensors(batch),
+            positions,
+            torch.cat(watched) if watched else None,
+            vocab_size=route.vocab_size,
+            table=self._token_bytes.table if self._token_bytes is not None else None,
+        )
 
     def _close_interval(self) -> None:
         if self._batches_in_interval:
             loss, first_batch = self._check or (None, None)
             elapsed_s = time.monotonic() - self._began
-            sums, rows = self._meter.take(), self._first_tokens.take() if self._first_tokens else None
-            self._waiting.append(_Waiting(self._last_step, elapsed_s, self.replay, sums, rows, loss, first_batch))
+            watched = self._watch.take() if self._watch is not None else None
+            sums = self._meter.take()
+            self._waiting.append(_Waiting(self._last_step, elapsed_s, self.replay, sums, watched, loss, first_batch))
         self._steps_in_interval = self._batches_in_interval = 0
         self._check = None
 
@@ -253,27 +259,15 @@ class Recorder:
             return
         ledger = self._opened()
         for interval, reading in zip(waiting, read_sums([interval.sums for interval in waiting]), strict=True):
-            tally = self._in_columns(reading.tally, interval)
+            tally = reading.tally
+            if self._watch is not None and interval.watched is not None:
+                tally = self._watch.in_columns(tally, interval.watched, replay=interval.replay)
+            tally = _replayed(tally) if interval.replay else tally
             self.total += tally
             ledger.sums(interval.step, tally, interval.elapsed_s)
             self._note_reading(interval.step, reading)
         self._compare_losses(waiting)
         self._publish()
-
-    def _in_columns(self, tally: Tally, interval: _Waiting) -> Tally:
-        """Put what was counted into its columns: replay apart, first tokens charged, empty slots left out."""
-        if self._first_tokens is not None and interval.first_tokens is not None:
-            counts = interval.first_tokens.tolist()
-            tally = replace(tally, masked_tokens=tally.masked_tokens - self._first_tokens.empty_slots(counts))
-            if not interval.replay:
-                charge = self._first_tokens.charge(counts)
-                tally = replace(
-                    tally,
-                    uncoded_tokens=charge.tokens,
-                    uncoded_nats=charge.tokens * math.log(self._vocab_size or 1),
-                    raw_bytes=tally.raw_bytes + charge.raw_bytes,
-                )
-        return _replayed(tally) if interval.replay else tally
 
     @_shielded
     def _finish_log_point(self) -> None:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from prequential.codelength import Tally, quantities
 
 _FINAL_SHARE = 0.05
+# A single pass may hold this share of repeated passages: text repeats itself.
+REPEATS_ALLOWED = 0.01
 
 
 class Interval(NamedTuple):
@@ -126,6 +128,10 @@ class Run:
             reasons = [f"{replayed:,} tokens were scored again after their first exposure"]
         if reasons:
             return "no", reasons
-        if self.header.get("rows_identified"):
+        repeats = (self.end or {}).get("repeats") or {}
+        bound = repeats.get("share", 1.0) + 2 * repeats.get("standard_error", 0.0)
+        if bound <= REPEATS_ALLOWED:
             return "yes", []
-        return "unknown", ["rows of the data were not identified, so repeats inside the first epoch would not be seen"]
+        if repeats:
+            return "unknown", [f"up to {100 * bound:.2g} % of the tokens (an estimate) may stand in repeated passages"]
+        return "unknown", ["rows are too short, or not seen, to tell whether any were fed twice"]
