@@ -98,6 +98,26 @@ def compare(runs: tuple[str, ...], common_prefix: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("run")
+@click.argument("name")
+@click.argument("bits", type=float)
+@_as_json
+def charge(run: str, name: str, bits: float, as_json: bool) -> None:
+    """Charge a RUN for a choice made with sight of the data.
+
+    NAME says what was chosen, BITS what it costs: prequential charge RUN "best of 8 runs" 3
+    """
+    from prequential import views
+    from prequential.ledger import charge_book
+    from prequential.sources import load_run
+
+    path = load_run(run).path
+    charge_book(path, name, bits)
+    loaded = load_run(path)
+    _print(views.run_record(loaded)) if as_json else _show(views.run_table(loaded))
+
+
+@main.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("-o", "--output", metavar="FILE", help="Write the packed bundle there as well.")
 @_as_json

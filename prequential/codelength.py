@@ -114,7 +114,12 @@ REGISTRY: dict[str, Quantity] = {
             "The prequential code length of the coded tokens, nats / ln 2: the area under the online loss curve.",
         ),
         Quantity("uncoded_bits", "bit", "lower", "The charge for uncoded tokens, log2 V each."),
-        Quantity("choice_bits", "bit", "lower", "The charge for choosing one of N runs after seeing them, log2 N."),
+        Quantity(
+            "choice_bits",
+            "bit",
+            "lower",
+            "Named charges for choices made with sight of the data: log2 N for the best of N.",
+        ),
         Quantity("bundle_bytes", "byte", "lower", "Size of the training program, packed under the bundle's rule."),
         Quantity("raw_bytes", "byte", "", "Bytes of the source data that the tokens stand for."),
         Quantity(
@@ -170,7 +175,7 @@ def quantities(
     bundle_bytes: int,
     bytes_known: bool,
     vocab_size: int | None,
-    choices: int = 1,
+    choice_bits: float = 0.0,
 ) -> dict[str, float | int | None]:
     """Divide a tally into the quantities of `REGISTRY`; None where one is unknown.
 
@@ -181,14 +186,13 @@ def quantities(
         bundle_bytes: Size of the training program in bytes.
         bytes_known: Whether ``tally.raw_bytes`` was counted from a table of bytes per token.
         vocab_size: Number V of symbols, for the uniform code; None if unknown.
-        choices: Number of runs this one was picked from after seeing them all; costs log2 of it.
+        choice_bits: What choices made with sight of the data cost, such as log2 N for the best of N runs.
 
     Returns:
         A dict from quantity name to its value, in the order of `REGISTRY`.
     """
     data_bits = nats_to_bits(tally.nats)
     uncoded_bits = nats_to_bits(tally.uncoded_nats)
-    choice_bits = math.log2(choices)
     description_bits = data_bits + uncoded_bits + choice_bits + 8 * bundle_bytes
     compressed_bytes = description_bits / 8
     raw_bytes = tally.raw_bytes if bytes_known else None

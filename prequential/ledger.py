@@ -5,6 +5,7 @@ One line each, told apart by ``kind``:
 - ``header``: first line; format number, bundle, tokenizer, versions, precision, seed.
 - ``sums``: what was added since the line before, up to and including ``step`` (fields of `Tally` that are not 0).
 - ``event``: something worth knowing, with a message (a NaN step, a changed bundle, a logger that failed).
+- ``charge``: bits of a choice made with sight of the data, by name; may follow the end line.
 - ``rewind``: training went back to ``step``; sums of later steps that stand above are void.
 - ``end``: how the run ended, with its totals as a check on the sums.
 
@@ -14,6 +15,7 @@ Nothing in a book is ever executed, and nothing in it is ever deleted.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -56,6 +58,14 @@ class Ledger:
             raise BookError(f"expected a new path for the book, got the existing {self.path}: name another") from error
         self._write({"kind": "header", "book": BOOK_FORMAT, **header})
 
+    @classmethod
+    def reopen(cls, path: str | os.PathLike[str]) -> Ledger:
+        """Open an existing book, to append to it."""
+        ledger = cls.__new__(cls)
+        ledger.path = Path(path)
+        ledger._descriptor = os.open(ledger.path, os.O_WRONLY | os.O_APPEND)
+        return ledger
+
     def sums(self, step: int, tally: Tally, elapsed_s: float) -> None:
         """Append the sums since the line before, ending with optimiser step ``step``."""
         nonzero = {name: value for name, value in asdict(tally).items() if value}
@@ -64,6 +74,16 @@ class Ledger:
     def event(self, event: str, message: str, *, step: int) -> None:
         """Append something worth knowing, as a word for programs and a sentence for people."""
         self._write({"kind": "event", "event": event, "step": step, "message": message})
+
+    def charge(self, name: str, bits: float) -> None:
+        """Append what a choice made with sight of the data costs, under a name.
+
+        Raises:
+            BookError: The bits are negative or not finite.
+        """
+        if not (math.isfinite(bits) and bits >= 0):
+            raise BookError(f"expected bits of 0 or more as the charge {name!r}, got {bits}: log2 N for the best of N")
+        self._write({"kind": "charge", "name": name, "bits": float(bits)})
 
     def rewind(self, step: int) -> None:
         """Void all sums of steps after ``step``: training resumes from a checkpoint taken there."""
@@ -90,6 +110,30 @@ class Ledger:
         if written != len(line):  # a full disk can take a part of the line: leave whole lines only
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise OSError(f"expected to write {len(line)} bytes to {self.path}, wrote {written}: is the disk full?")
+
+
+def charge_book(path: str | os.PathLike[str], name: str, bits: float) -> None:
+    """Append a named charge to a book that was written before.
+
+    Args:
+        path: The book.
+        name: What was chosen, such as "best of 8 runs"; each name is charged once.
+        bits: What it costs, such as log2 8 = 3.
+
+    Raises:
+        BookError: Not a readable book, one whose last line is cut short, a name charged already, or negative bits.
+    """
+    run = read_book(path)
+    if name in run.charges:
+        raise BookError(f"expected a new name, got {name!r}, which {path} charges {run.charges[name]} bits for already")
+    if any("cut short" in warning for warning in run.warnings):
+        raise BookError(f"expected whole lines, got {path}, whose last line is cut short: nothing can be added to it")
+    ledger = Ledger.reopen(path)
+    try:
+        ledger.charge(name, bits)
+        ledger.sync()
+    finally:
+        ledger.close()
 
 
 def read_book(path: str | os.PathLike[str]) -> Run:
@@ -119,11 +163,18 @@ class _Reader:
         self.events: list[dict[str, Any]] = []
         self.end: dict[str, Any] | None = None
         self.warnings: list[str] = []
+        self.charges: dict[str, float] = {}
 
     def run(self) -> Run:
         first, *records = self._records() or [{}]
         header = self._header(first)
-        take = {"sums": self._sums, "event": self._event, "rewind": self._rewind, "end": self._end}
+        take = {
+            "sums": self._sums,
+            "event": self._event,
+            "charge": self._charge,
+            "rewind": self._rewind,
+            "end": self._end,
+        }
         for number, record in enumerate(records, start=2):
             kind = record.get("kind")
             if not isinstance(kind, str) or kind not in take:
@@ -135,7 +186,7 @@ class _Reader:
         if self.torn:
             self.warnings.append("the last line is cut short and was left out: the run was killed while writing it")
         name = str(header.get("name") or self.source.parent.name)
-        run = Run(name, str(self.source), header, self.intervals, self.events, self.end, self.warnings)
+        run = Run(name, str(self.source), header, self.intervals, self.events, self.end, self.warnings, self.charges)
         self._check_totals(run)
         return run
 
@@ -179,6 +230,12 @@ class _Reader:
             raise TypeError("message")
         self.events.append(record)
 
+    def _charge(self, record: dict[str, Any]) -> None:
+        name, bits = record["name"], float(_typed(record["bits"], float))
+        if not isinstance(name, str) or not 0 <= bits < math.inf:
+            raise TypeError("bits")
+        self.charges[name] = bits
+
     def _rewind(self, record: dict[str, Any]) -> None:
         step = _typed(record["step"], int)
         while self.intervals and self.intervals[-1].step > step:
@@ -187,6 +244,8 @@ class _Reader:
 
     def _end(self, record: dict[str, Any]) -> None:
         record["status"], record["totals"] = str(record["status"]), dict(record["totals"])
+        if "repeats" in record:
+            record["repeats"] = {key: float(_typed(value, float)) for key, value in dict(record["repeats"]).items()}
         self.end = record
 
     def _check_totals(self, run: Run) -> None:

@@ -77,6 +77,7 @@ class Recorder:
             ``{"nats", "tokens"}``.
         token_bytes: Bytes per token; None if unknown, then no ratio against raw bytes is given.
         bundle_bytes: Size of the training program, or None if it could not be found.
+        charges: Bits of choices made with sight of the data, by name.
         every_n_steps: Optimiser steps between log points; the first come at steps 1, 2, 4, 8, ...
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
     """
@@ -90,6 +91,7 @@ class Recorder:
         measure: str | Callable[..., Any],
         token_bytes: TokenBytes | None,
         bundle_bytes: int | None,
+        charges: Mapping[str, float],
         every_n_steps: int,
         publish: Callable[[dict[str, float | int], int], None],
     ) -> None:
@@ -101,7 +103,7 @@ class Recorder:
         self.steps = 0
         self._header, self._token_bytes, self.bundle_bytes = dict(header), token_bytes, bundle_bytes
         self._ledger: Ledger | None = None
-        self._device = device
+        self._device, self._charges = device, dict(charges)
         self._meter = self._new_meter()
         self._meter.watched = []
         self._watch: BatchWatch | None = None
@@ -204,6 +206,7 @@ class Recorder:
             bundle_bytes=self.bundle_bytes or 0,
             bytes_known=bool(self.route and self.route.bytes_known),
             vocab_size=self._vocab_size,
+            choice_bits=sum(self._charges.values()),
         )
 
     # -- inside ---------------------------------------------------------------------------------------------------
@@ -277,6 +280,8 @@ class Recorder:
         if self._ledger is None:
             assert self.route is not None
             self._ledger = Ledger(self.path, {**self._header, **self.route.header()})
+            for name, bits in self._charges.items():
+                self._ledger.charge(name, bits)
         return self._ledger
 
     def _publish(self) -> None:
@@ -295,7 +300,6 @@ class Recorder:
         self._at_last_log = self.total
         values["interval_bits_per_byte"] = since["bits_per_byte"]
         values["interval_bits_per_token"] = since["bits_per_token"]
-        del values["choice_bits"]  # nothing is chosen while a run goes on
         self.publish({name: value for name, value in values.items() if value is not None}, self.steps)
 
     def _note_reading(self, step: int, reading: Reading) -> None:

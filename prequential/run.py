@@ -38,6 +38,7 @@ class Run:
         events: Events in the order of the book.
         end: The end line, or None for a run that is still going or was killed.
         warnings: What the reader had to tolerate, one sentence each.
+        charges: Bits of choices made with sight of the data, by name.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Run:
     events: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+    charges: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def total(self) -> Tally:
@@ -81,6 +83,7 @@ class Run:
             bundle_bytes=int(self.bundle.get("bundle_bytes", 0)),
             bytes_known=self.bytes_known,
             vocab_size=self.header.get("vocab_size"),
+            choice_bits=math.fsum(self.charges.values()),
         )
         if tally is None:
             values["final_nats_per_token"] = self.final_nats_per_token
@@ -92,6 +95,8 @@ class Run:
         parts = [f"data {values['data_bits'] / 8:,.1f}"]
         if values["uncoded_bits"]:
             parts.append(f"uncoded {values['uncoded_bits'] / 8:,.1f}")
+        if values["choice_bits"]:
+            parts.append(f"choices {values['choice_bits'] / 8:,.1f}")
         parts.append(f"bundle {values['bundle_bytes']:,}" if self.bundle else "bundle unknown")
         total = f"{math.ceil(values['compressed_bytes']):,} compressed bytes ({' + '.join(parts)})"
         if values["compression_ratio"] is not None:

@@ -100,9 +100,31 @@ def test_show_and_compare_agree(books):
     assert compared["verdict"]["difference_bytes"] == pytest.approx(totals[1] - totals[0])
 
 
+def test_charge_adds_named_bits_to_the_balance(books):
+    before = strict(call("show", "a", "--json").output)
+    output = call("charge", "a", "best of 8 [red]runs", "3").output
+    assert "best of 8 [red]runs" in output
+    after = strict(call("show", "a", "--json").output)
+    assert after["charges"] == {"best of 8 [red]runs": 3.0}
+    assert after["description_bits"] == before["description_bits"] + 3
+    refused = call("charge", "a", "luck", "nan")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert call("charge", "a", "luck", "many").exit_code == 2
+
+
 def test_keys_are_names_of_the_registry_or_documented(books, script):
     Path("data").write_bytes(b"abc" * 100)
-    documented = {"name", "grade", "status", "single_pass", "single_pass_reasons", "measure", "warnings", "baselines"}
+    documented = {
+        "name",
+        "grade",
+        "status",
+        "single_pass",
+        "single_pass_reasons",
+        "measure",
+        "warnings",
+        "baselines",
+        "charges",
+    }
     documented |= {"bundle_sha256", "rule", "sizes", "files", "packages", "python", "git", "codecs"}
     for arguments in (("show", "a"), ("bundle", script), ("baselines", "data")):
         keys = set(strict(call(*arguments, "--json").output))

@@ -90,7 +90,7 @@ def test_llama_65b_is_a_compressor_of_fourteen_to_one():
 def test_the_description_length_is_the_sum_of_its_charges():
     """Data, uncoded tokens, choices and the bundle, against a sum written out by hand."""
     tally = Tally(nats=800 * math.log(2), coded_tokens=100, uncoded_tokens=3, uncoded_nats=3 * math.log(256))
-    values = measured(tally, bundle_bytes=7, choices=8, bytes_known=False, vocab_size=256)
+    values = measured(tally, bundle_bytes=7, choice_bits=3.0, bytes_known=False, vocab_size=256)
     assert values["description_bits"] == pytest.approx(800 + 3 * 8 + 3 + 8 * 7, abs=1e-9)
     assert values["compressed_bytes"] == values["description_bits"] / 8
     assert values["uniform_bytes"] == 103

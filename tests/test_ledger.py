@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prequential import Ledger, Tally
 from prequential.errors import BookError
-from prequential.ledger import BOOK_FORMAT, read_book
+from prequential.ledger import BOOK_FORMAT, charge_book, read_book
 
 
 def a_tally(number=1):
@@ -107,6 +107,10 @@ def test_a_book_cut_anywhere_is_read_up_to_there():
         (b'{"kind":"sums","elapsed_s":1}', "sums line has a bad or missing 'step'"),
         (b'{"kind":"sums","step":true,"elapsed_s":1}', "sums line has a bad"),
         (b'{"kind":"event","event":"x","step":1}', "event line has a bad or missing 'message'"),
+        (b'{"kind":"charge","name":"luck","bits":-3}', "charge line has a bad"),
+        (b'{"kind":"charge","name":"luck","bits":1e999}', "charge line has a bad"),
+        (b'{"kind":"charge","name":7,"bits":1}', "charge line has a bad"),
+        (b'{"kind":"end","step":1,"status":"completed","totals":{},"repeats":{"share":"x"}}', "end line has a bad"),
         (b'{"kind":"dance"}', "kind is 'dance'"),
         (b'{"kind":["sums"]}', "kind is"),
         (b"[1,2]", "not a JSON object"),
@@ -188,6 +192,41 @@ def test_a_line_that_was_changed_or_lost_shows_in_the_totals(old, new):
     Path("book.jsonl").write_bytes(b"\n".join(lines if new else lines[:2] + lines[3:]))
     (warning,) = read_book("book.jsonl").warnings
     assert "not what the end line states" in warning
+
+
+def test_a_finished_book_can_be_charged_for_a_choice():
+    """One line is appended, nothing else changes, and the description grows by the bits."""
+    path = write_book()
+    before, bits = path.read_bytes(), read_book(path).measured()["description_bits"]
+    charge_book(path, "best of 8 runs", 3)
+    charge_book(path, "prompt", 0.5)
+    assert path.read_bytes().startswith(before)
+    run = read_book(path)
+    assert run.charges == {"best of 8 runs": 3.0, "prompt": 0.5}
+    assert run.measured()["choice_bits"] == 3.5
+    assert run.measured()["description_bits"] == bits + 3.5
+    assert (run.status, run.warnings) == ("completed", [])
+
+
+@pytest.mark.parametrize("bits", [-1.0, float("nan"), float("inf")])
+def test_a_charge_is_a_cost(bits):
+    """Nothing is earned by a choice."""
+    path = write_book()
+    before = path.read_bytes()
+    with pytest.raises(BookError, match="expected bits of 0 or more as the charge 'luck'"):
+        charge_book(path, "luck", bits)
+    assert path.read_bytes() == before
+
+
+def test_a_charge_is_made_once_and_on_whole_lines_only():
+    """The same name twice is refused; so is a book whose end was cut off, which would swallow the line."""
+    path = write_book()
+    charge_book(path, "best of 8 runs", 3)
+    with pytest.raises(BookError, match="expected a new name, got 'best of 8 runs'"):
+        charge_book(path, "best of 8 runs", 3)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(BookError, match="expected whole lines"):
+        charge_book(path, "prompt", 1)
 
 
 def test_a_full_disk_leaves_whole_lines_only(monkeypatch):

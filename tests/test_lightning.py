@@ -526,6 +526,16 @@ def test_without_the_variable_nothing_is_loaded():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_choices_are_charged_live_and_in_the_book(trainer_of):
+    """Named bits are in every number from the first log point on."""
+    trainer = trainer_of(monitor(charges={"best of 8 runs": 3.0}))
+    run = fitted(trainer)
+    assert run.charges == {"best of 8 runs": 3.0}
+    values = run.measured()
+    assert values["description_bits"] == pytest.approx(values["data_bits"] + values["uncoded_bits"] + 3, abs=1e-9)
+    assert float(trainer.callback_metrics["prequential/description_bits"]) == values["description_bits"]
+
+
 SCRIPT = textwrap.dedent(
     """
     import lightning as L
@@ -603,6 +613,7 @@ def test_lightning_cli_can_give_all_arguments(tmp_path):
     ("options", "message"),
     [
         ({"every_n_steps": 0}, "expected every_n_steps of at least 1, got 0"),
+        ({"charges": {"luck": -1.0}}, "expected bits of 0 or more as charges"),
         ({"measure": "losses"}, "a callable or a dotted path to one, got 'losses'"),
     ],
 )

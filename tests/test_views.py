@@ -255,6 +255,7 @@ def test_baselines_are_sorted_by_size():
 # -- records ----------------------------------------------------------------------------------------------------
 
 DOCUMENTED = {
+    "charges",
     "name",
     "grade",
     "status",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,6 +55,7 @@ class CompressionMonitor(pl.Callback):
         name: Name of the run in tables. Default: the logger's, else the folder's.
         data_name: Declared name of the data, so that runs that cut it differently can be compared.
         baselines: Sizes in bytes of the same data under other codes, by name, to be shown beside the run.
+        charges: Bits of choices made with sight of the data, by name: ``{"best of 8 runs": 3.0}``.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -71,6 +73,7 @@ class CompressionMonitor(pl.Callback):
         name: str | None = None,
         data_name: str | None = None,
         baselines: Mapping[str, int] | None = None,
+        charges: Mapping[str, float] | None = None,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise MeasureError(
@@ -81,6 +84,9 @@ class CompressionMonitor(pl.Callback):
         self.token_bytes = None if token_bytes is None else resolve_token_bytes(token_bytes)
         self.bundle, self.measure, self.ledger, self.every_n_steps = bundle, measure, ledger, every_n_steps
         self.name, self.data_name, self.baselines = name, data_name, baselines
+        self.charges = dict(charges or {})
+        if not all(math.isfinite(bits) and bits >= 0 for bits in self.charges.values()):
+            raise MeasureError(f"expected bits of 0 or more as charges, got {self.charges}: log2 N for the best of N")
         self.from_environment = False
         self._recorder: Recorder | None = None
         self._path: Path | None = None
@@ -129,6 +135,7 @@ class CompressionMonitor(pl.Callback):
             measure=self.measure,
             token_bytes=self.token_bytes,
             bundle_bytes=self._bundle.bundle_bytes if self._bundle else None,
+            charges=self.charges,
             every_n_steps=self.every_n_steps or max(1, vars(trainer)["log_every_n_steps"]),
             publish=lambda values, steps: self._publish(trainer, values, steps),
         )

@@ -15,7 +15,7 @@ def run_record(run: Run) -> dict[str, Any]:
     Returns:
         Beside the registry's names: ``name``, ``grade``, ``status``, ``single_pass`` (yes, no, unknown) with
         ``single_pass_reasons``, ``measure``, ``bundle_sha256``, ``warnings`` (the reader's, then the messages of the
-        book's events) and ``baselines`` (bytes by code).
+        book's events), ``baselines`` (bytes by code) and ``charges`` (bits by name).
     """
     answer, reasons = run.single_pass
     return {
@@ -29,6 +29,7 @@ def run_record(run: Run) -> dict[str, Any]:
         "bundle_sha256": run.bundle.get("sha256"),
         "warnings": [*run.warnings, *(event["message"] for event in run.events)],
         "baselines": run.header.get("baselines"),
+        "charges": run.charges,
     }
 
 

@@ -137,7 +137,7 @@ def _balance(run: Run, values: Quantities) -> RenderableType:
     rows: list[Sequence[str | Text]] = [
         charged("coded", count(tally.coded_tokens), values["data_bits"]),
         charged("uncoded", count(tally.uncoded_tokens), values["uncoded_bits"]),
-        charged("choice", "", values["choice_bits"]),
+        *((safe(name), "", cost(bits), _bytes(bits)) for name, bits in run.charges.items()),
         (safe(f"bundle ({rule})" if rule else "bundle"), "", count(bundle_bits), count(bundle_bytes)),
         charged("total", count(tally.tokens), values["description_bits"]),
         ("masked", count(tally.masked_tokens), _FREE, _FREE),
