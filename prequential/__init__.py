@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prequential.codelength import REGISTRY, Tally
     from prequential.comparison import compare
     from prequential.integrations.lightning import CompressionMonitor
+    from prequential.integrations.loop import Recording
     from prequential.ledger import Ledger
     from prequential.meter import Meter
     from prequential.run import Run
@@ -27,6 +28,7 @@ _ROOMS = {
     "CompressionMonitor": "integrations.lightning",
     "Ledger": "ledger",
     "Meter": "meter",
+    "Recording": "integrations.loop",
     "Run": "run",
     "Tally": "codelength",
     "TokenBytes": "tokenbytes",
@@ -41,6 +43,7 @@ __all__ = [
     "CompressionMonitor",
     "Ledger",
     "Meter",
+    "Recording",
     "Run",
     "Tally",
     "TokenBytes",

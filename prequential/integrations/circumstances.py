@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from collections.abc import Mapping
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 
+from prequential.integrations.versions import versions
+from prequential.integrations.wandb import identity
 from prequential.ledger import BOOK_NAME
 
 
@@ -21,17 +19,12 @@ def circumstances(trainer: pl.Trainer) -> dict[str, Any]:
     """Facts for the head of the book: when, with what, how."""
     logger = trainer.logger
     return {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("prequential", "torch", "lightning")},
-        },
-        "platform": platform.platform(),
+        **versions(),
         "world_size": trainer.world_size,
         "precision": str(trainer.precision),
         "seed": _seed(),
         "start_step": trainer.global_step,
-        "wandb": _wandb_identity(logger) if isinstance(logger, WandbLogger) else None,
+        "wandb": identity(logger.experiment) if isinstance(logger, WandbLogger) else None,
     }
 
 
@@ -93,8 +86,3 @@ def _log_directory(trainer: pl.Trainer) -> Path:
 def _seed() -> int | None:
     seed = os.environ.get("PL_GLOBAL_SEED", "")
     return int(seed) if seed.isdigit() else None
-
-
-def _wandb_identity(logger: WandbLogger) -> Mapping[str, str]:
-    run = logger.experiment
-    return {"id": str(run.id), "project": str(run.project), "entity": str(run.entity)}

@@ -14,25 +14,13 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from prequential.bundle import Bundle
 from prequential.errors import Harmless, MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
 from prequential.integrations.circumstances import book_path, circumstances, configuration
+from prequential.integrations.program import Program
 from prequential.ledger import read_book
 from prequential.recorder import Recorder
 from prequential.tokenbytes import token_bytes as resolve_token_bytes
-
-_BUNDLE_NAME = "bundle.tar.xz"
-_SUMMARY_QUANTITIES = (
-    "compressed_bytes",
-    "compression_ratio",
-    "uniform_ratio",
-    "bits_per_byte",
-    "bits_per_token",
-    "bundle_bytes",
-    "raw_bytes",
-    "tokens",
-)
 
 
 class CompressionMonitor(pl.Callback):
@@ -90,7 +78,7 @@ class CompressionMonitor(pl.Callback):
         self.from_environment = False
         self._recorder: Recorder | None = None
         self._path: Path | None = None
-        self._bundle: Bundle | None = None
+        self._program: Program | None = None
         self._first_call = True
         self._last_global_step = 0
         self._silenced: set[int] = set()
@@ -125,16 +113,16 @@ class CompressionMonitor(pl.Callback):
         if self._stands_back(trainer):
             return
         self._path = book_path(trainer, self.ledger)
-        self._bundle = self._found_bundle(trainer, pl_module)
+        self._program = Program(self.bundle, self.token_bytes, lambda: configuration(trainer, pl_module))
         self._silenced = set()
         self._last_global_step = trainer.global_step
         self._recorder = Recorder(
             self._path,
-            header=self._header(trainer),
+            header=self._header(trainer, self._program),
             device=pl_module.device,
             measure=self.measure,
             token_bytes=self.token_bytes,
-            bundle_bytes=self._bundle.bundle_bytes if self._bundle else None,
+            bundle_bytes=self._program.bundle_bytes,
             charges=self.charges,
             every_n_steps=self.every_n_steps or max(1, vars(trainer)["log_every_n_steps"]),
             publish=lambda values, steps: self._publish(trainer, values, steps),
@@ -212,36 +200,17 @@ class CompressionMonitor(pl.Callback):
         vars(trainer.strategy).pop("training_step", None)
         facts: dict[str, Any] = {}
         with Harmless("the training program was not looked for again"):
-            facts = self._grown_bundle(trainer, pl_module, recorder)
+            facts = self._program.look_again(recorder) if self._program is not None else {}
         recorder.finish(status, **facts)
         if recorder.path.exists():
             with Harmless("the run has its book, but no summary"):
-                self._summarize(trainer, recorder, status)
+                self._summarize(trainer, recorder)
 
-    def _found_bundle(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Bundle | None:
-        if self.bundle is None or isinstance(self.bundle, Bundle):
-            return self.bundle
-        files = self.token_bytes.files if self.token_bytes is not None else {}
-        with Harmless("the training program is left out of the total"):
-            return Bundle.discover(config=configuration(trainer, pl_module), tokenizer_files=files)
-        return None
-
-    def _grown_bundle(self, trainer: pl.Trainer, pl_module: pl.LightningModule, recorder: Recorder) -> dict[str, Any]:
-        """Find the program again; if modules imported while training made it another one, that one is charged."""
-        if self.bundle != "auto" or self._bundle is None:
-            return {}
-        again = self._found_bundle(trainer, pl_module)
-        if again is None or again.sha256 == self._bundle.sha256:
-            return {}
-        recorder.note("bundle_changed", "the training program held other files at the end than at the start")
-        self._bundle, recorder.bundle_bytes = again, again.bundle_bytes
-        return {"bundle": again.manifest()}
-
-    def _header(self, trainer: pl.Trainer) -> dict[str, Any]:
+    def _header(self, trainer: pl.Trainer, program: Program) -> dict[str, Any]:
         return {
             "name": self.name,
             "grade": "ideal",
-            "bundle": self._bundle.manifest() if self._bundle else None,
+            "bundle": program.manifest,
             "data_name": self.data_name,
             "baselines": dict(self.baselines) if self.baselines else None,
             **circumstances(trainer),
@@ -273,19 +242,10 @@ class CompressionMonitor(pl.Callback):
             if self._recorder is not None:
                 self._recorder.note("logger_failed", message)
 
-    def _summarize(self, trainer: pl.Trainer, recorder: Recorder, status: str) -> None:
-        files = [recorder.path]
-        if self._bundle is not None:
-            files.append(self._bundle.write(recorder.path.with_name(_BUNDLE_NAME)))
+    def _summarize(self, trainer: pl.Trainer, recorder: Recorder) -> None:
+        files = self._program.written(recorder.path) if self._program is not None else [recorder.path]
         run = read_book(recorder.path)
-        values = {name: value for name, value in run.measured().items() if value is not None}
-        facts = {
-            **{name: values[name] for name in _SUMMARY_QUANTITIES if name in values},
-            "bundle_sha256": run.bundle.get("sha256"),
-            "grade": run.grade,
-            "single_pass": run.single_pass[0],
-            "status": status,
-        }
+        facts = door_to_wandb.headline(run)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 self._shielded(logger, door_to_wandb.summarize, logger.experiment, facts)

@@ -10,9 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from prequential.codelength import REGISTRY
+from prequential.run import Run
 
 PREFIX = "prequential/"
 X_AXIS = PREFIX + "tokens"
+_HEADLINE = (
+    "compressed_bytes",
+    "compression_ratio",
+    "uniform_ratio",
+    "bits_per_byte",
+    "bits_per_token",
+    "bundle_bytes",
+    "raw_bytes",
+    "tokens",
+)
 
 
 def declare_metrics(run: Any) -> None:
@@ -25,6 +36,23 @@ def declare_metrics(run: Any) -> None:
     for name in REGISTRY:
         if PREFIX + name != X_AXIS:
             run.define_metric(PREFIX + name, step_metric=X_AXIS)
+
+
+def identity(run: Any) -> dict[str, str]:
+    """Name a W&B run, for the head of a book."""
+    return {"id": str(run.id), "project": str(run.project), "entity": str(run.entity)}
+
+
+def headline(run: Run) -> dict[str, Any]:
+    """What the runs table shows of a run: its totals, and how far they are proved; unknown ones are left out."""
+    values = run.measured()
+    return {
+        **{name: values[name] for name in _HEADLINE if values[name] is not None},
+        "bundle_sha256": run.bundle.get("sha256"),
+        "grade": run.grade,
+        "single_pass": run.single_pass[0],
+        "status": run.status,
+    }
 
 
 def summarize(run: Any, facts: Mapping[str, Any]) -> None:
