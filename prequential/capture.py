@@ -1,8 +1,9 @@
 """Finding the exact -log p of every target inside a training step that knows nothing of it.
 
-`LossTap` watches the calls of `torch.nn.functional.cross_entropy` (and so of `torch.nn.CrossEntropyLoss`) while it is
-active and adds their nats to a meter. It changes no result. Its state is tensors updated in place, so that it works
-inside ``torch.compile`` without a graph break; a Python counter there would be guarded on and compiled again and again.
+`LossTap` watches the calls of torch's losses that are likelihoods (`prequential.likelihoods`), by functions or by
+modules, while it is active and adds their nats to a meter. It changes no result. Its state is tensors updated in
+place, so that it works inside ``torch.compile`` without a graph break; a Python counter there would be guarded on and
+compiled again and again.
 """
 
 from __future__ import annotations
@@ -11,53 +12,55 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from prequential.errors import MeasureError
-from prequential.meter import Meter, nats_per_token
+from prequential.likelihoods import LIKELIHOODS, read_call
+from prequential.meter import Meter
 
-_CROSS_ENTROPY_ARGUMENTS = (
-    "input",
-    "target",
-    "weight",
-    "size_average",
-    "ignore_index",
-    "reduce",
-    "reduction",
-    "label_smoothing",
-)
-# Losses that are likelihoods; the tap turns the first into a code length, and says so where it meets another.
-_LIKELIHOODS = {
-    getattr(F, name)
-    for name in (
-        "cross_entropy",
-        "nll_loss",
-        "binary_cross_entropy",
-        "binary_cross_entropy_with_logits",
-        "linear_cross_entropy",
-    )
-    if hasattr(F, name)  # the last one is new in torch 2.13
-}
+
+class Call(NamedTuple):
+    """A loss call as it was seen: for messages, and to tell the chunks of one loss from several losses.
+
+    Attributes:
+        name: Name of the function.
+        shape: Shape of its first argument.
+        vocab_size: Number of symbols V; None where the call could not be turned into a code length.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    vocab_size: int | None
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.shape}"
 
 
 class LossTap(TorchFunctionMode):
-    """Adds the nats of every cross-entropy call made while it is active to a meter.
+    """Adds the nats of every likelihood computed while it is active to a meter.
 
-    The nats are those of the plain softmax: class weights and label smoothing are undone by scoring the logits again,
-    and so is the rounding of a half-precision loss. A plain float32 mean is taken as it is, times its count: its
-    rounding is at most 6e-8 of the nats of that call.
+    The nats are those of the plain model: class weights and label smoothing are undone by scoring the targets again,
+    and so is the rounding of a half-precision loss. A plain float32 cross-entropy is taken as it is, a mean times its
+    count: its rounding is about 1e-7 of the nats of that call, and 1e-7 nats a target where the model is very sure.
 
     Attributes:
-        calls: Loss calls seen while not compiling, as text for messages: name and shape of the input.
+        calls: Loss calls seen while not compiling, as long as ``listing`` is true.
+        listing: Whether calls are listed.
     """
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()
         self.meter = meter
-        self.calls: list[str] = []
+        self.calls: list[Call] = []
         self.listing = True
+        self._failed = 0
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for _ in range(self._failed):
+            self.meter.not_understood()
+        self._failed = 0
 
     def __torch_function__(
         self,
@@ -66,52 +69,41 @@ class LossTap(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func not in _LIKELIHOODS:  # dozens of calls a step come through here: nothing else may happen to them
+        if func not in LIKELIHOODS:  # dozens of calls a step come through here: nothing else may happen to them
             return func(*args, **kwargs) if kwargs else func(*args)
         keywords = dict(kwargs or {})
         result = func(*args, **keywords)
-        self._list(func, args, keywords)
-        if func is F.cross_entropy:
-            call = dict(zip(_CROSS_ENTROPY_ARGUMENTS, args, strict=False)) | keywords
-            if torch.compiler.is_compiling():  # a handler would break the graph
-                self._add(result, call)
-            else:
-                self._add_harmlessly(result, call)
-        else:
-            self.meter.not_understood()
+        if torch.compiler.is_compiling():  # a list or a handler would break the graph
+            self._add(func, result, args, keywords)
+            return result
+        vocab_size = self._add_harmlessly(func, result, args, keywords)
+        if self.listing:
+            shape = tuple(getattr(args[0] if args else keywords.get("input"), "shape", ()))
+            self.calls.append(Call(func.__name__, shape, vocab_size))
         return result
 
-    def _list(self, func: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
-        if self.listing and not torch.compiler.is_compiling():
-            shape = tuple(getattr(args[0] if args else keywords.get("input"), "shape", ()))
-            self.calls.append(f"{func.__name__} on {shape}")
-
-    def _add_harmlessly(self, result: Tensor, call: Mapping[str, Any]) -> None:
+    def _add_harmlessly(self, *call: Any) -> int | None:
         """Let no failure of the meter (under `torch.func.vmap`, with a tensor subclass) into the training step."""
         try:
-            self._add(result, call)
+            return self._add(*call)
         except Exception:
-            self.meter.not_understood()
+            self._failed += 1  # under `torch.func.grad` not even this can be added to the meter: see `__exit__`
+            return None
 
     @torch.no_grad()
-    def _add(self, result: Tensor, call: Mapping[str, Any]) -> None:
-        logits, targets = call["input"], call["target"]
-        if targets.is_floating_point():  # probabilities as targets have no code length
+    def _add(
+        self, func: Callable[..., Any], result: Tensor, args: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> int | None:
+        scored = read_call(func, result, args, keywords)
+        if scored is None:
             self.meter.not_understood()
-            return
-        ignore_index = -100 if call.get("ignore_index") is None else call["ignore_index"]
-        reduction = call.get("reduction", "mean")
-        plain = (
-            call.get("weight") is None
-            and not call.get("label_smoothing")
-            and call.get("size_average") is None
-            and call.get("reduce") is None
-            and result.dtype in (torch.float32, torch.float64)
-        )
-        nats = result if plain else nats_per_token(logits, targets, ignore_index=ignore_index)
-        vocab_size = logits.shape[1] if logits.dim() > 1 else logits.shape[0]
-        mean = plain and reduction == "mean"
+            return None
+        nats, targets, vocab_size, ignore_index, mean, doubtful = scored
+        if doubtful is not None:  # known on the device only, where the call is then taken out again
+            self.meter.not_understood(doubtful)
+            nats, targets = torch.where(doubtful, 0.0, nats), torch.where(doubtful, ignore_index, targets)
         self.meter.add(nats, targets, vocab_size=vocab_size, ignore_index=ignore_index, mean=mean)
+        return vocab_size
 
 
 class Declared(NamedTuple):

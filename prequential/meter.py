@@ -223,9 +223,12 @@ class Meter:
         targets = targets.detach()
         return self._bytes_of(targets, targets != ignore_index, 0)
 
-    def not_understood(self) -> None:
-        """Count a loss call that could not be turned into a code length."""
-        self._stated.add_(self._constant(0, 0, 0, 1))
+    def not_understood(self, flag: Tensor | None = None) -> None:
+        """Count a loss call that could not be turned into a code length; given a flag on the device, if it is set."""
+        if flag is None:
+            self._stated.add_(self._constant(0, 0, 0, 1))
+        else:
+            self._counts[_NOT_UNDERSTOOD].add_(flag)
 
     def take(self) -> Sums:
         """Hand over the sums so far, still on the device, and start again from zero."""

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prequential.capture import Declared, declared, integer_tensors, tensors
+from torch import Tensor
+
+from prequential.capture import Call, Declared, declared, integer_tensors, tensors
 from prequential.errors import MeasureError
 from prequential.meter import Meter, Reading
 from prequential.tokenbytes import TokenBytes
@@ -72,7 +74,7 @@ class Route:
 def settle_route(
     measure: str | Callable[..., Any],
     reading: Reading,
-    calls: Sequence[str],
+    calls: Sequence[Call],
     module: Any,
     batch: Any,
     outputs: Any,
@@ -83,7 +85,7 @@ def settle_route(
     Args:
         measure: What was asked for: ``auto``, ``outputs``, ``capture`` or a callable.
         reading: What the loss tap saw in the first micro-batch.
-        calls: The same as text.
+        calls: The same call by call, as far as it was not compiled.
         module: The module, for a callable.
         batch: The first micro-batch.
         outputs: What its training step returned.
@@ -98,16 +100,17 @@ def settle_route(
         return _declared_route(sums, function, token_bytes)
     if measure not in ("auto", "capture"):
         raise MeasureError(f"expected 'nats' and 'tokens' from training_step, got {_described(outputs)}: {_CHOICES}")
-    _refuse_unclear(reading, calls, batch)
+    targets = _possible_targets(reading, calls, batch)
+    _refuse_unclear(reading, calls, targets)
     route = Route("capture", reading.vocab_size, token_bytes is not None, "targets", token_bytes)
     if token_bytes is not None and reading.vocab_size is not None and token_bytes.vocab_size > reading.vocab_size:
         route.doubts.append(
             f"the table of bytes per token has {token_bytes.vocab_size:,} entries but the model predicts among only "
             f"{reading.vocab_size:,} tokens: is it this model's tokenizer?"
         )
-    sizes = [leaf.numel() for leaf in integer_tensors(batch)]
+    sizes = [leaf.numel() for leaf in targets]
     positions = reading.tally.positions
-    if sizes and not _agrees(positions, integer_tensors(batch)):
+    if sizes and not _agrees(positions, targets):
         route.doubts.append(
             f"the loss covered {positions:,} target positions of the first batch, whose integer tensors hold {sizes}: "
             "some targets may not be seen"
@@ -130,27 +133,44 @@ def _declared_route(sums: Declared, function: Callable[..., Any] | None, token_b
     )
 
 
-def _refuse_unclear(reading: Reading, calls: Sequence[str], batch: Any) -> None:
-    seen = ", ".join(calls) or "none"
+def _possible_targets(reading: Reading, calls: Sequence[Call], batch: Any) -> list[Tensor]:
+    """The tensors of a batch that may hold its targets: the integers, and any tensor where bits were scored."""
+    bits = any(call.name.startswith("binary") for call in calls) if calls else reading.vocab_size == 2
+    return tensors(batch) if bits else integer_tensors(batch)
+
+
+def _refuse_unclear(reading: Reading, calls: Sequence[Call], targets: Sequence[Tensor]) -> None:
+    seen = ", ".join(map(str, calls)) or f"{reading.calls or 'no'} compiled calls"
     if reading.not_understood:
         raise MeasureError(
-            f"expected the training step to score integer targets by cross_entropy, saw loss calls that are no plain "
-            f"code length ({seen}): {_CHOICES}"
+            f"expected the training step to score integer targets by probabilities that sum to one, saw loss calls "
+            f"that do not, or that are no plain code length ({seen}): {_CHOICES}"
         )
     if reading.calls == 0:
         raise MeasureError(
             f"expected a call of torch.nn.functional.cross_entropy in training_step, saw none: {_CHOICES}"
         )
-    largest = max((leaf.numel() for leaf in integer_tensors(batch)), default=None)
+    largest = max((leaf.numel() for leaf in targets), default=None)
     if largest is not None and reading.tally.positions > largest:
         raise MeasureError(
             f"expected at most one loss term a target, saw {reading.tally.positions:,} scored positions for a batch "
             f"whose largest integer tensor has {largest:,} ({seen}): {_CHOICES}"
         )
+    if reading.calls > 1 and (_mixed(reading, calls) or not _agrees(reading.tally.positions, targets)):
+        raise MeasureError(
+            f"expected several loss calls to be chunks of one loss, which cover one tensor of the batch, saw "
+            f"{reading.tally.positions:,} scored positions for a batch whose integer tensors have "
+            f"{[leaf.numel() for leaf in targets]} ({seen}): {_CHOICES}"
+        )
 
 
-def _agrees(positions: int, targets: Sequence[Any]) -> bool:
-    """Whether the loss covers one whole integer tensor of the batch, but for a shift by one in each row."""
+def _mixed(reading: Reading, calls: Sequence[Call]) -> bool:
+    """Whether the calls predict among different numbers of symbols, as far as their mean shows where none is listed."""
+    return reading.vocab_size is None or len({(call.name, call.vocab_size) for call in calls}) > 1
+
+
+def _agrees(positions: int, targets: Sequence[Tensor]) -> bool:
+    """Whether the loss covers one whole tensor of the batch, but for a shift by one in each row."""
     return any(
         positions in (leaf.numel(), leaf.numel() - leaf.numel() // max(1, leaf.shape[-1] if leaf.dim() else 1))
         for leaf in targets

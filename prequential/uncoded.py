@@ -24,7 +24,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_ROWS, _FRESH, _IN_ROW, _IN_BATCH, _BYTES = 0, 1, 2, 3, slice(4, 7)
+# Counts: rows; first tokens to be charged if rows stand alone, if each goes on from the row before it, if each goes on
+# from the same row of the batch before; their bytes; and first tokens that were seen to go on, in both ways.
+_ROWS, _ALONE, _AFTER_ROW, _AFTER_BATCH = range(4)
+_BYTES, _SEEN_AFTER_ROW, _SEEN_AFTER_BATCH = slice(4, 7), 7, 8
+_NOTHING_BEFORE = -(2**62)
 
 
 class Layout(NamedTuple):
@@ -85,7 +89,7 @@ class FirstTokens:
     _counts: Tensor | None = None
     _last: Tensor | None = None
     _streams: int | None = None
-    _total: list[int] = field(default_factory=lambda: [0] * 7)
+    _total: list[int] = field(default_factory=lambda: [0] * 9)
     _charged: tuple[int, int] = (0, 0)
 
     @classmethod
@@ -112,13 +116,16 @@ class FirstTokens:
         for tensor in tensors:  # a negative target at the front: the row begins with a masked prompt
             if tensor.dim() > 1 and len(tensor) == len(first):
                 fresh = fresh & (tensor[:, 0] >= 0)
-        before = self._last if self._last is not None else first.new_full((1,), -1)
-        goes_on_in_row = first == torch.cat([before[-1:], last[:-1]])
-        goes_on_in_batch = first == before if len(before) == len(first) else torch.zeros_like(fresh)
-        kinds = torch.stack([fresh, fresh & ~goes_on_in_row, fresh & ~goes_on_in_batch]).long()
+        nothing = torch.full_like(first, _NOTHING_BEFORE)
+        before = nothing[:1] if self._last is None else self._last
+        before_row = torch.cat([before[-1:], last[:-1]])
+        before_batch = before if len(before) == len(first) else nothing
+        alone = [fresh, fresh & _breaks(first, before_row), fresh & _breaks(first, before_batch)]
+        seen = torch.stack([fresh & (first == before_row), fresh & (first == before_batch)]).long()
+        kinds = torch.stack(alone).long()
         spelt = torch.zeros_like(first) if self.token_bytes is None else self._bytes_of(first)
         rows = first.new_full((1,), len(first))
-        counts = torch.cat([rows, kinds.sum(dim=1), (kinds * spelt).sum(dim=1)])
+        counts = torch.cat([rows, kinds.sum(dim=1), (kinds * spelt).sum(dim=1), seen.sum(dim=1)])
         self._counts = counts if self._counts is None else self._counts + counts
         self._last = last
         self._streams = self._streams or len(first)
@@ -131,18 +138,19 @@ class FirstTokens:
     def charge(self, counts: Sequence[int]) -> Charge:
         """Say what counts that have reached the host add.
 
-        Rows are taken for one stream as long as only one of them, ever, did not go on from the row before it; for
-        streams side by side as long as only as many did not as there are rows in a batch. When that turns out not to
-        hold, what was passed over so far is charged too.
+        Rows are taken for one stream once some were seen to go on from the row before, and as long as only one of them,
+        ever, did not; for streams side by side as long as only as many did not as there are rows in a batch. When that
+        turns out not to hold, what was passed over so far is charged too.
         """
         self._total = [so_far + more for so_far, more in zip(self._total, counts, strict=True)]
         raw_bytes = self._total[_BYTES]
-        kind = _FRESH
-        if self._total[_IN_ROW] <= 1:
-            kind = _IN_ROW
-        elif self._total[_IN_BATCH] <= (self._streams or 0):
-            kind = _IN_BATCH
-        due = self._total[kind], raw_bytes[kind - 1]
+        kind = _ALONE
+        if self._total[_SEEN_AFTER_ROW] and self._total[_AFTER_ROW] <= 1:
+            kind = _AFTER_ROW
+        elif self._total[_SEEN_AFTER_BATCH] and self._total[_AFTER_BATCH] <= (self._streams or 0):
+            kind = _AFTER_BATCH
+        # What was charged stays charged, should rows turn out to go on only later: columns never shrink.
+        due = max(self._total[kind], self._charged[0]), max(raw_bytes[kind - 1], self._charged[1])
         (tokens, spelt), self._charged = (due[0] - self._charged[0], due[1] - self._charged[1]), due
         return Charge(tokens, spelt)
 
@@ -156,14 +164,24 @@ class FirstTokens:
         return self.token_bytes[torch.where(inside, tokens, 0)] * inside
 
 
+def _breaks(first: Tensor, before: Tensor) -> Tensor:
+    """Whether a first token was not the target before it; an ignored one cannot tell, and is in the masked column."""
+    return (first != before) & ((before >= 0) | (before == _NOTHING_BEFORE))
+
+
 def _as_rows(tensor: Tensor) -> Tensor:
     """View a batch of single tokens as one row, and more dimensions as rows of the last."""
     return tensor.reshape(1, -1) if tensor.dim() < 2 else tensor.reshape(-1, tensor.shape[-1])
 
 
 def _is_pair(inputs: Tensor, targets: Tensor) -> bool:
-    """Whether targets are the inputs moved on by one."""
-    return inputs.shape == targets.shape and _agrees(targets[:, :-1], inputs[:, 1:])
+    """Whether targets are the inputs moved on by one, but for where a row's padding begins."""
+    if inputs.shape != targets.shape:
+        return False
+    kept = targets[:, :-1] >= 0
+    equal = kept & (targets[:, :-1] == inputs[:, 1:])
+    other = (kept & ~equal).sum(dim=1)
+    return bool((other <= 1).all()) and int(equal.sum()) > int(other.sum())
 
 
 def _is_shifted(targets: Tensor, tokens: Tensor) -> bool:

@@ -30,6 +30,15 @@ def test_inputs_and_targets_moved_on_by_one_are_a_pair():
     assert find_layout([inputs, targets], seen.numel(), None) == Layout(0, 1, False)
 
 
+@pytest.mark.parametrize("ignored", [-100, 0])
+def test_pairs_may_have_been_padded_after_they_were_shifted(ignored):
+    """Inputs `a b c pad`, targets `b c d pad`: they differ by one where the padding begins."""
+    inputs, targets = TOKENS[:, :-1].clone(), TOKENS[:, 1:].clone()
+    for row, length in enumerate([9, 3, 5, 9, 2, 4, 6, 7, 8, 5, 3, 4]):
+        inputs[row, length:], targets[row, length:] = 0, ignored
+    assert find_layout([inputs, targets], targets.numel(), targets.flatten()) == Layout(0, 1, False)
+
+
 def test_a_shift_inside_is_found_with_and_without_an_empty_slot():
     """Sliced by one, or padded with an ignored target at the end as Hugging Face models do."""
     mask = torch.ones_like(TOKENS)
@@ -77,6 +86,13 @@ def test_one_row_of_tokens_may_be_shifted_inside():
     assert find_layout([torch.zeros(1).long()], 0, torch.zeros(0).long()) is None
 
 
+def test_targets_that_differ_inside_a_row_are_no_pair():
+    """Two tokens of a row are others: a row's padding begins only once."""
+    targets = TOKENS[:, 1:].clone()
+    targets[4, 2:4] += 1
+    assert find_layout([TOKENS[:, :-1], targets], targets.numel(), targets.flatten()) is None
+
+
 def test_a_longer_context_is_history_not_data():
     """Inputs that reach further back than the targets show no first token."""
     assert find_layout([TOKENS[:, :-1], TOKENS[:, 4:]], TOKENS[:, 4:].numel(), TOKENS[:, 4:].flatten()) is None
@@ -85,11 +101,14 @@ def test_a_longer_context_is_history_not_data():
 # -- charges ----------------------------------------------------------------------------------------------------
 
 
-def charged(batches, table=None, layout=None):
+def charged(batches, table=None):
     """What batches of token rows (B, T + 1), given as pairs, are charged in the end: tokens and bytes."""
-    layout = layout or Layout(0, 1, False)
-    pairs = [[batch[:, :-1], batch[:, 1:]] for batch in batches]
-    counter = FirstTokens.of(pairs[0], layout, table)
+    return charged_pairs([[batch[:, :-1], batch[:, 1:]] for batch in batches], table)
+
+
+def charged_pairs(pairs, table=None):
+    """The same for batches of inputs and targets."""
+    counter = FirstTokens.of(pairs[0], Layout(0, 1, False), table)
     total = [0, 0]
     for pair in pairs:
         counter.observe(pair)
@@ -119,6 +138,36 @@ def test_streams_side_by_side_are_charged_once_each():
     streams = torch.randint(VOCABULARY, (3, 5 * 8 + 1), generator=torch.Generator().manual_seed(1))
     batches = [streams[:, start : start + 9] for start in range(0, 40, 8)]
     assert charged(batches) == (3, 0)
+
+
+def test_a_masked_target_at_the_end_of_a_row_does_not_break_a_stream():
+    """Packed documents whose first tokens are masked: what follows a masked target is in the masked column already."""
+    stream = torch.randint(VOCABULARY, (6 * 8 + 1,), generator=torch.Generator().manual_seed(1))
+    batches = [[row[None, :-1], row[None, 1:].clone()] for row in stream.unfold(0, 9, 8)]
+    for number in (1, 3, 4):
+        batches[number][1][0, -1] = -100
+    assert charged_pairs(batches) == (1, 0)
+
+
+def test_what_was_charged_stays_charged():
+    """Where the first rows do not show that they go on, each is charged, and no later interval takes that back."""
+    stream = torch.arange(4 * 8 + 1)
+    pairs = [[row[None, :-1], row[None, 1:].clone()] for row in stream.unfold(0, 9, 8)]
+    pairs[0][1][0, -1] = -100
+    counter = FirstTokens.of(pairs[0], Layout(0, 1, False), None)
+    added = []
+    for pair in pairs:
+        counter.observe(pair)
+        added.append(counter.charge(counter.take().tolist()).tokens)
+    assert added == [1, 1, 0, 0]
+
+
+def test_rows_that_all_end_in_padding_stand_alone():
+    """Nothing is seen to go on, so that every row is charged."""
+    targets = TOKENS[:, 1:].clone()
+    targets[:, -1] = -100
+    pairs = [list(pair) for pair in zip(TOKENS[:, :-1].split(4), targets.split(4), strict=True)]
+    assert charged_pairs(pairs) == (12, 0)
 
 
 def test_what_looked_like_a_stream_at_first_is_charged_in_the_end():
