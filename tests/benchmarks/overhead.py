@@ -1,6 +1,7 @@
 """What the monitor costs: the same training with and without it, interleaved in one process, as paired ratios.
 
-Run ``python tests/benchmarks/overhead.py``; it prints one line a model size. Only the ratio means anything.
+Run ``python tests/benchmarks/overhead.py``; it prints how often the host waited for the device between two log points, then
+one line a model size. Only the ratio means anything.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import logging
 import statistics
 import tempfile
 import time
+import traceback
 import warnings
 
 import lightning as L
@@ -18,8 +20,16 @@ from torch import nn
 
 from prequential import CompressionMonitor
 
-VOCABULARY, LENGTH, BATCH = 512, 64, 8
-PAIRS, STEPS = 7, 40
+VOCABULARY, LENGTH, BATCH = 512, 128, 8
+PAIRS, STEPS = 9, 24
+
+
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 class Model(L.LightningModule):
@@ -52,10 +62,7 @@ def seconds(width: int, layers: int, monitored: bool) -> float:
             max_steps=STEPS,
             accelerator="cpu",
             callbacks=[*watch, clock],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+            **QUIET,
         )
         data = torch.randint(VOCABULARY, (STEPS * BATCH, LENGTH + 1))
         trainer.fit(Model(width, layers), torch.utils.data.DataLoader(data, batch_size=BATCH))
@@ -73,11 +80,43 @@ class Clock(L.Callback):
         self.end = time.perf_counter()
 
 
+def waits() -> int:
+    """How often a value was asked for on the host between two log points, by the monitor's own code."""
+    asked, monitored, logged = [0], CompressionMonitor(bundle=None, every_n_steps=16), []
+    originals = {name: getattr(torch.Tensor, name) for name in ("item", "tolist", "cpu", "__bool__", "__int__")}
+
+    def counting(name: str):
+        def call(self, *args, **kwargs):
+            asked[0] += any("prequential" in frame.filename for frame in traceback.extract_stack()[-4:-1])
+            return originals[name](self, *args, **kwargs)
+
+        return call
+
+    class Marks(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            logged.append(asked[0])
+
+    for name in originals:
+        setattr(torch.Tensor, name, counting(name))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            monitored.ledger = folder
+            trainer = L.Trainer(max_steps=40, accelerator="cpu", callbacks=[monitored, Marks()], **QUIET)
+            data = torch.randint(VOCABULARY, (40 * BATCH, LENGTH + 1))
+            trainer.fit(Model(32, 1), torch.utils.data.DataLoader(data, batch_size=BATCH))
+    finally:
+        for name, original in originals.items():
+            setattr(torch.Tensor, name, original)
+    assert logged[31] > logged[30], "nothing was counted at the log point itself: the counter is broken"
+    return logged[30] - logged[16]
+
+
 def main() -> None:
     """Print the paired ratios."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    for width, layers in ((32, 1), (128, 2)):
+    print(f"waits for the device between two log points: {waits()}")
+    for width, layers in ((32, 1), (192, 3)):
         ratios = []
         for pair in range(PAIRS):
             order = (True, False) if pair % 2 else (False, True)
