@@ -1,7 +1,7 @@
 """What the monitor costs: the same training with and without it, interleaved in one process, as paired ratios.
 
-Run ``python tests/benchmarks/overhead.py``; it prints how often the host waited for the device between two log points, then
-one line a model size. Only the ratio means anything.
+Run ``python tests/benchmarks/overhead.py``; it prints how often the host waited for the device between two log points,
+then one line a model size. Only the ratio means anything.
 """
 
 from __future__ import annotations
