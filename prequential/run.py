@@ -68,7 +68,12 @@ class Run:
 
     @property
     def grade(self) -> str:
-        """How far the number is proved: ``ideal``, ``coded``, ``decoded``, or ``estimate``, ``surrogate``."""
+        """How far the number is proved: ``ideal``, ``coded``, ``decoded``, or ``estimate``, ``surrogate``.
+
+        A run whose model was found to see what it codes is a surrogate, whatever its header says.
+        """
+        if any(event["event"] == "not_causal" for event in self.events):
+            return "surrogate"
         return str(self.header.get("grade", "ideal"))
 
     @property

@@ -30,6 +30,7 @@ ROOMS = {
     "returned_loss": {"codelength", "torch"},
     "identity": {"torch"},
     "uncoded": {"numpy", "torch"},
+    "causality": {"capture", "meter", "uncoded", "torch"},
     "watch": {"codelength", "identity", "run", "uncoded", "numpy", "torch"},
     "recorder": {
         "errors",
@@ -48,6 +49,7 @@ ROOMS = {
     "views": {"codelength", "comparison", "run", "rich"},
     "cli": {"errors", "click"},
     "integrations": {
+        "causality",
         "errors",
         "codelength",
         "recorder",

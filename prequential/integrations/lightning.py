@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from prequential.causality import Finding, audited
 from prequential.errors import Harmless, MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
 from prequential.integrations.circumstances import book_path, circumstances, configuration
@@ -44,6 +45,8 @@ class CompressionMonitor(pl.Callback):
         data_name: Declared name of the data, so that runs that cut it differently can be compared.
         baselines: Sizes in bytes of the same data under other codes, by name, to be shown beside the run.
         charges: Bits of choices made with sight of the data, by name: ``{"best of 8 runs": 3.0}``.
+        audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
+            what it codes; None does not.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -62,6 +65,7 @@ class CompressionMonitor(pl.Callback):
         data_name: str | None = None,
         baselines: Mapping[str, int] | None = None,
         charges: Mapping[str, float] | None = None,
+        audit: str | None = None,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise MeasureError(
@@ -72,6 +76,9 @@ class CompressionMonitor(pl.Callback):
         self.token_bytes = None if token_bytes is None else resolve_token_bytes(token_bytes)
         self.bundle, self.measure, self.ledger, self.every_n_steps = bundle, measure, ledger, every_n_steps
         self.name, self.data_name, self.baselines = name, data_name, baselines
+        if audit not in (None, "full"):
+            raise MeasureError(f"expected audit to be 'full' or None, got {audit!r}: leave it out for none")
+        self.audit = audit
         self.charges = dict(charges or {})
         if not all(math.isfinite(bits) and bits >= 0 for bits in self.charges.values()):
             raise MeasureError(f"expected bits of 0 or more as charges, got {self.charges}: log2 N for the best of N")
@@ -180,18 +187,42 @@ class CompressionMonitor(pl.Callback):
         """
         strategy: Any = trainer.strategy
         original = strategy.training_step
+        self._unaudited = self.audit is not None
 
         def training_step(*args: Any, **kwargs: Any) -> Any:
             if not self._first_call:
                 return original(*args, **kwargs)
             self._first_call = False
+            batch = args[0] if args else kwargs.get("batch")
+            finding = self._audited(trainer, original, args, kwargs) if self._unaudited else None
             with recorder.capturing():
                 outputs = original(*args, **kwargs)
-            batch = args[0] if args else kwargs.get("batch")
             recorder.observe(trainer.lightning_module, batch, outputs)
+            if finding is not None and finding.message is not None:
+                recorder.note("not_audited" if finding.causal is None else "not_causal", finding.message)
             return outputs
 
         strategy.training_step = training_step
+
+    def _audited(
+        self, trainer: pl.Trainer, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Finding:
+        """Audit the first micro-batch before its training step; what the extra runs log or count is undone."""
+        self._unaudited = False
+        module = trainer.lightning_module
+        if not args or not module.automatic_optimization:
+            return Finding(None, "causality was not audited: under manual optimisation the training step learns")
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        vars(module)["log"] = lambda *ignored, **options: None
+        try:
+            return audited(lambda batch: original(batch, *args[1:], **kwargs), args[0])
+        except Exception as error:
+            return Finding(None, f"causality was not audited: {type(error).__name__}: {error}")
+        finally:
+            del vars(module)["log"]
+            with torch.no_grad():
+                for name, buffer in module.named_buffers():
+                    buffer.copy_(buffers[name])
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, status: str) -> None:
         recorder, self._recorder = self._recorder, None
