@@ -6,8 +6,8 @@ half of each row holds other tokens. A causal model gives the first half the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -91,6 +91,20 @@ def audited(step: Callable[[Any], Any], batch: Any, vocab_size: int | None = Non
         f"earlier scores moved by up to {moved:.3g} nats when later tokens of the row were changed: the model sees "
         "what it codes, so that its loss is no code length",
     )
+
+
+@contextmanager
+def undisturbed(module: torch.nn.Module) -> Iterator[None]:
+    """Undo what a training step would leave behind in a Lightning module: running statistics, logged values."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    vars(module)["log"] = lambda *ignored, **options: None
+    try:
+        yield
+    finally:
+        del vars(module)["log"]
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                buffer.copy_(buffers[name])
 
 
 def _moved(scores: Tensor, changed: Tensor, tokens: Tensor, layout: Layout) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 NATS_PER_BIT = math.log(2.0)
@@ -70,6 +70,19 @@ class Tally:
             sums[f.name] = math.fsum(column) if isinstance(f.default, float) else sum(column)
         sums["fingerprint"] %= _FINGERPRINT_MODULUS
         return cls(**sums)
+
+    def as_replay(self) -> Tally:
+        """Move what was coded to the replay column: it is free, and not data again."""
+        return replace(
+            self,
+            nats=0.0,
+            coded_tokens=0,
+            raw_bytes=0,
+            fingerprint=0,
+            nonfinite_tokens=0,
+            replayed_tokens=self.replayed_tokens + self.coded_tokens,
+            replayed_nats=self.replayed_nats + self.nats,
+        )
 
     @property
     def tokens(self) -> int:

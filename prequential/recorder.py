@@ -14,7 +14,6 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -25,8 +24,8 @@ from prequential.capture import LossTap, integer_tensors
 from prequential.codelength import Tally, quantities
 from prequential.errors import MeasureError, warn
 from prequential.ledger import Ledger
-from prequential.meter import Meter, Reading, Sums, read_sums
-from prequential.returned_loss import not_likelihood, returned_loss
+from prequential.meter import Meter, Sums, read_sums
+from prequential.remarks import not_likelihood, remarks_on, returned_loss
 from prequential.route import Route, settle_route
 from prequential.tokenbytes import TokenBytes
 from prequential.watch import BatchWatch, Watched, facts_of, repeated
@@ -265,10 +264,11 @@ class Recorder:
             tally = reading.tally
             if self._watch is not None and interval.watched is not None:
                 tally = self._watch.in_columns(tally, interval.watched, replay=interval.replay)
-            tally = _replayed(tally) if interval.replay else tally
+            tally = tally.as_replay() if interval.replay else tally
             self.total += tally
             ledger.sums(interval.step, tally, interval.elapsed_s)
-            self._note_reading(interval.step, reading)
+            for event, message in remarks_on(reading, interval.step, self._vocab_size):
+                self._note(event, message)
         self._compare_losses(waiting)
         self._publish()
 
@@ -302,20 +302,6 @@ class Recorder:
         values["interval_bits_per_token"] = since["bits_per_token"]
         self.publish({name: value for name, value in values.items() if value is not None}, self.steps)
 
-    def _note_reading(self, step: int, reading: Reading) -> None:
-        assert self.route is not None
-        if reading.tally.nonfinite_tokens:
-            charge = "by the uniform code" if self.route.vocab_size else "with nothing, since V is unknown"
-            self._note(
-                f"nonfinite at {step}",
-                f"{reading.tally.nonfinite_tokens:,} tokens had an infinite or NaN code length by step {step}: "
-                f"they are charged {charge}",
-            )
-        if reading.calls == 0:
-            self._note("missed", f"no code length was seen in the steps up to {step}: they are missing from the sums")
-        if reading.not_understood:
-            self._note("not_understood", f"loss calls by step {step} could not be turned into a code length")
-
     def _compare_losses(self, waiting: list[_Waiting]) -> None:
         """Hold the loss that the step returned against the captured nats of the same micro-batch."""
         checked = [(i.step, i.returned_loss, i.first_batch) for i in waiting if i.first_batch is not None]
@@ -336,17 +322,3 @@ class Recorder:
         self.failure = f"{type(error).__name__}: {error}"
         self._waiting = []
         warn(f"the recording stopped, training goes on, the book is incomplete: {self.failure}")
-
-
-def _replayed(tally: Tally) -> Tally:
-    """Move what was coded to the replay column: it is free, and not data again."""
-    return replace(
-        tally,
-        nats=0.0,
-        coded_tokens=0,
-        raw_bytes=0,
-        fingerprint=0,
-        nonfinite_tokens=0,
-        replayed_tokens=tally.coded_tokens,
-        replayed_nats=tally.nats,
-    )

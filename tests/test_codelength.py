@@ -56,6 +56,16 @@ def test_the_columns_add_up_to_the_positions(tally):
     assert tally.tokens == columns - tally.masked_tokens - tally.replayed_tokens
 
 
+@given(tallies)
+def test_replay_is_free_and_loses_no_position(tally):
+    """Every position is still in one column, and nothing is charged but what nothing predicted."""
+    replay = tally.as_replay()
+    assert replay.positions == tally.positions
+    assert (replay.nats, replay.coded_tokens, replay.raw_bytes, replay.fingerprint) == (0.0, 0, 0, 0)
+    assert replay.nats + replay.replayed_nats == tally.nats + tally.replayed_nats
+    assert replay.as_replay() == replay
+
+
 def test_a_tally_adds_to_nothing_else():
     """Adding a number is an error, not a surprise."""
     with pytest.raises(TypeError):

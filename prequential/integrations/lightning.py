@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from prequential.causality import Finding, audited
+from prequential.causality import Finding, audited, undisturbed
 from prequential.errors import Harmless, MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
 from prequential.integrations.circumstances import book_path, circumstances, configuration
@@ -212,17 +212,11 @@ class CompressionMonitor(pl.Callback):
         module = trainer.lightning_module
         if not args or not module.automatic_optimization:
             return Finding(None, "causality was not audited: under manual optimisation the training step learns")
-        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        vars(module)["log"] = lambda *ignored, **options: None
         try:
-            return audited(lambda batch: original(batch, *args[1:], **kwargs), args[0])
+            with undisturbed(module):
+                return audited(lambda batch: original(batch, *args[1:], **kwargs), args[0])
         except Exception as error:
             return Finding(None, f"causality was not audited: {type(error).__name__}: {error}")
-        finally:
-            del vars(module)["log"]
-            with torch.no_grad():
-                for name, buffer in module.named_buffers():
-                    buffer.copy_(buffers[name])
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, status: str) -> None:
         recorder, self._recorder = self._recorder, None

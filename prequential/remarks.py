@@ -1,4 +1,4 @@
-"""The loss that a training step returns, held against the code length of the same micro-batch."""
+"""What a reader of the book should know of its sums: one word for programs and one sentence for people, each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,34 @@ import torch
 from torch import Tensor
 
 from prequential.codelength import Tally
+from prequential.meter import Reading
 
 # A returned loss further from the captured nats per token than this, relatively, is no plain likelihood. In half
 # precision both the log-probabilities and their mean are rounded: 1 % was seen.
 _TOLERANCE = 1e-3
 _TOLERANCE_HALF = 3e-2
+
+
+def remarks_on(reading: Reading, step: int, vocab_size: int | None) -> list[tuple[str, str]]:
+    """Events and messages for what an interval's reading shows, beside its sums.
+
+    Args:
+        reading: What the meter held.
+        step: The last optimiser step of the interval.
+        vocab_size: Number of symbols V, or None.
+    """
+    remarks = []
+    if reading.tally.nonfinite_tokens:
+        charge = "by the uniform code" if vocab_size else "with nothing, since V is unknown"
+        message = f"{reading.tally.nonfinite_tokens:,} tokens had an infinite or NaN code length by step {step}"
+        remarks.append((f"nonfinite at {step}", f"{message}: they are charged {charge}"))
+    if reading.calls == 0:
+        message = f"no code length was seen in the steps up to {step}: they are missing from the sums"
+        remarks.append(("missed", message))
+    if reading.not_understood:
+        message = f"loss calls by step {step} could not be turned into a code length"
+        remarks.append(("not_understood", message))
+    return remarks
 
 
 def returned_loss(outputs: Any) -> Tensor | None:
