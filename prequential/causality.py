@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from prequential.capture import integer_tensors
-from prequential.meter import nats_per_token
+from prequential.scoring import nats_per_token
 from prequential.uncoded import Layout, find_layout
 
 # Scores may differ by this much where kernels round differently for other content, in nats a token.

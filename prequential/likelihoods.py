@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prequential.meter import nats_per_token
+from prequential.scoring import nats_per_token
 
 # Rows of logits formed at a time where the loss never formed them: it was chosen to save that memory.
 _LINEAR_ROWS = 1024

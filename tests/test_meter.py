@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from prequential.codelength import Tally
 from prequential.errors import MeasureError
-from prequential.meter import Meter, nats_per_token, pair_sum, read_sums, two_sum
+from prequential.meter import Meter, read_sums
+from prequential.scoring import nats_per_token, pair_sum, two_sum
 
 VOCABULARY = 11
 

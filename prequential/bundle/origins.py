@@ -13,7 +13,13 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions, packages_distributions
+from importlib.metadata import (
+    Distribution,
+    PackageNotFoundError,
+    distribution,
+    distributions,
+    packages_distributions,
+)
 from pathlib import Path
 from typing import Any
 

@@ -17,7 +17,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from prequential.causality import Finding, audited, undisturbed
 from prequential.errors import Harmless, MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
-from prequential.integrations.circumstances import book_path, circumstances, configuration
+from prequential.integrations.circumstances import (
+    book_path,
+    circumstances,
+    configuration,
+)
 from prequential.integrations.program import Program
 from prequential.ledger import read_book
 from prequential.recorder import Recorder
