@@ -20,7 +20,17 @@ from prequential.scoring import nats_per_token, pair_sum, two_sum
 
 # Places of the counts in the int64 vector that lives on the device: first what depends on the data, then what the
 # shapes say.
-_CODED, _RAW_BYTES, _NONFINITE, _FINGERPRINT, _POSITIONS, _CALLS, _SYMBOLS, _NOT_UNDERSTOOD = range(8)
+(
+    _CODED,
+    _RAW_BYTES,
+    _NONFINITE,
+    _FINGERPRINT,
+    _POSITIONS,
+    _CALLS,
+    _SYMBOLS,
+    _SYMBOLS_SQUARED,
+    _NOT_UNDERSTOOD,
+) = range(9)
 
 # Base of the polynomial fingerprint: odd, so that its powers modulo 2**64 never vanish; else arbitrary.
 _BASE = 0x9E3779B97F4A7C15
@@ -77,7 +87,7 @@ class Meter:
         has_float64 = self.device.type != "mps"
         self._nats = torch.zeros(1 if has_float64 else 2, dtype=torch.float64 if has_float64 else torch.float32)
         self._nats = self._nats.to(self.device)
-        self._counts = torch.zeros(8, dtype=torch.int64, device=self.device)
+        self._counts = torch.zeros(9, dtype=torch.int64, device=self.device)
         self._seen, self._stated = self._counts[:_POSITIONS], self._counts[_POSITIONS:]
         self._scale = torch.ones((), dtype=torch.int64, device=self.device)  # _BASE ** position, modulo 2**64
         self._zero = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -141,7 +151,7 @@ class Meter:
         coded = kept.sum()
         raw_bytes = self._zero if self._token_bytes is None else self._bytes_of(targets, kept, vocab_size)
         self._accumulate(nats.detach(), coded, vocab_size, mean, raw_bytes, self._fingerprint(targets))
-        self._stated.add_(self._constant(targets.numel(), 1, vocab_size, 0))
+        self._stated.add_(self._constant(targets.numel(), 1, vocab_size, vocab_size**2, 0))
 
     def add_declared(
         self, nats: Tensor | float, tokens: Tensor | int, *, vocab_size: int | None, raw_bytes: Tensor | int = 0
@@ -150,7 +160,7 @@ class Meter:
         coded = self._count(tokens)
         summed = torch.as_tensor(nats, device=self.device).detach()
         self._accumulate(summed, coded, vocab_size or 0, False, self._count(raw_bytes), self._zero)
-        self._stated.add_(self._constant(0, 1, vocab_size or 0, 0))
+        self._stated.add_(self._constant(0, 1, vocab_size or 0, (vocab_size or 0) ** 2, 0))
         self._counts[_POSITIONS] += coded
 
     def identify(self, content: Tensor) -> None:
@@ -165,7 +175,7 @@ class Meter:
     def not_understood(self, flag: Tensor | None = None) -> None:
         """Count a loss call that could not be turned into a code length; given a flag on the device, if it is set."""
         if flag is None:
-            self._stated.add_(self._constant(0, 0, 0, 1))
+            self._stated.add_(self._constant(0, 0, 0, 0, 1))
         else:
             self._counts[_NOT_UNDERSTOOD].add_(flag)
 
@@ -280,5 +290,7 @@ def _reading(nats: float, counts: list[int]) -> Reading:
         fingerprint=counts[_FINGERPRINT] % 2**64,
     )
     calls, symbols = counts[_CALLS], counts[_SYMBOLS]
-    vocab_size = symbols // calls if calls and symbols and symbols % calls == 0 else None
+    # All calls had the same V if, and only if, the mean of the squares is the square of the mean.
+    is_one = symbols > 0 and calls * counts[_SYMBOLS_SQUARED] == symbols**2
+    vocab_size = symbols // calls if is_one else None
     return Reading(tally, calls, vocab_size, counts[_NOT_UNDERSTOOD])

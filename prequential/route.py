@@ -165,7 +165,7 @@ def _refuse_unclear(reading: Reading, calls: Sequence[Call], targets: Sequence[T
 
 
 def _mixed(reading: Reading, calls: Sequence[Call]) -> bool:
-    """Whether the calls predict among different numbers of symbols, as far as their mean shows where none is listed."""
+    """Whether the calls predict among different numbers of symbols, or by different functions where they are listed."""
     return reading.vocab_size is None or len({(call.name, call.vocab_size) for call in calls}) > 1
 
 

@@ -530,6 +530,7 @@ SEVERAL = {
     "two heads in one call": ("tokens", lambda: [loss_of(torch.cat([IDS, IDS]))]),
     "auxiliary loss": ("labels", lambda: [loss_of(IDS), loss_of(IDS[:, 0], 3)]),
     "auxiliary loss that fills the gap": ("tokens", lambda: [loss_of(IDS[:, 1:]), loss_of(IDS[:, 0], 4)]),
+    "auxiliary loss with a whole mean": ("tokens", lambda: [loss_of(IDS[:, 1:]), loss_of(IDS[:, 0], 3)]),
     "bits and symbols": ("tokens", lambda: [loss_of(IDS[:, 6:], 2), bits_of(IDS[:, :6])]),
     "two heads of bits": ("floats", lambda: [bits_of(IDS), bits_of(IDS)]),
 }
