@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from prequential.capture import integer_tensors
+from prequential.likelihoods import LIKELIHOODS
 from prequential.scoring import nats_per_token
 from prequential.uncoded import Layout, find_layout
 
@@ -52,8 +53,9 @@ class _Scores(TorchFunctionMode):
     ) -> Any:
         keywords = dict(kwargs or {})
         if func is torch.nn.functional.cross_entropy:
-            call = dict(zip(("input", "target"), args, strict=False)) | keywords
-            ignored = keywords.get("ignore_index", -100)
+            call = dict(zip(LIKELIHOODS[func][1], args, strict=False)) | keywords
+            ignored = call.get("ignore_index")
+            ignored = -100 if ignored is None else ignored
             self.nats.append(nats_per_token(call["input"], call["target"], ignore_index=ignored).flatten())
             self.targets.append(call["target"].flatten())
         return func(*args, **keywords)

@@ -105,10 +105,10 @@ class Run:
         parts.append(f"bundle {values['bundle_bytes']:,}" if self.bundle else "bundle unknown")
         total = f"{math.ceil(values['compressed_bytes']):,} compressed bytes ({' + '.join(parts)})"
         if values["compression_ratio"] is not None:
-            total += f" for {values['raw_bytes']:,} raw bytes: {values['compression_ratio']:.4f}x"
+            total += f" for {values['raw_bytes']:,} raw bytes: {_down(values['compression_ratio'])}x"
             total += f", {values['bits_per_byte']:.4f} bits/byte"
         elif values["uniform_ratio"] is not None:
-            total += f": {values['uniform_ratio']:.4f}x against the uniform code"
+            total += f": {_down(values['uniform_ratio'])}x against the uniform code"
             total += f", {values['bits_per_token']:.4f} bits/token"
         answer, reasons = self.single_pass
         why = f" ({'; '.join(reasons)})" if reasons else ""
@@ -145,3 +145,8 @@ class Run:
         if repeats:
             return "unknown", [f"up to {100 * bound:.2g} % of the tokens (an estimate) may stand in repeated passages"]
         return "unknown", ["rows are too short, or not seen, to tell whether any were fed twice"]
+
+
+def _down(ratio: float) -> str:
+    """Write a ratio rounded down, so that 0.99996 does not read 1.0000."""
+    return f"{math.floor(ratio * 10_000) / 10_000:.4f}"

@@ -31,7 +31,7 @@ ROOMS = {
     "remarks": {"codelength", "meter", "torch"},
     "identity": {"torch"},
     "uncoded": {"numpy", "torch"},
-    "causality": {"capture", "scoring", "uncoded", "torch"},
+    "causality": {"capture", "likelihoods", "scoring", "uncoded", "torch"},
     "watch": {"codelength", "identity", "run", "uncoded", "numpy", "torch"},
     "recorder": {
         "errors",

@@ -44,7 +44,18 @@ def padded_step(model):
     return step
 
 
+def positional_step(model):
+    """The ignored id given by its place: a pad token that a model may not be scored on."""
+
+    def step(batch):
+        targets = F.pad(batch["ids"][:, 1:], (0, 1), value=-7)
+        return F.cross_entropy(model(batch["ids"]).flatten(0, 1), targets.flatten(), None, None, -7)
+
+    return step
+
+
 LAYOUTS = {
+    "positional": (positional_step, {"ids": TOKENS}),
     "pairs": (pairs_step, [TOKENS[:, :-1], TOKENS[:, 1:]]),
     "sliced": (sliced_step, {"ids": TOKENS}),
     "padded": (padded_step, {"ids": TOKENS, "mask": torch.ones_like(TOKENS)}),
@@ -95,7 +106,7 @@ class WithState(Toy):
 def trained(trainer_of, **options):
     """Weights, running statistics, random state and logged mean after a run."""
     L.seed_everything(0)
-    module, trainer = WithState(), None
+    module = WithState()
     trainer = trainer_of(CompressionMonitor(bundle=None, ledger=str(len(options)), **options))
     trainer.fit(module, loader())
     return module.state_dict(), torch.get_rng_state(), trainer.callback_metrics["loss"]

@@ -275,3 +275,11 @@ def test_a_long_book_is_read_whole():
     Path("book.jsonl").write_text('{"kind":"header","book":1}\n' + (line + "\n") * 100_000)
     total = read_book("book.jsonl").total
     assert (total.nats, total.coded_tokens, total.fingerprint) == (10_000.0, 700_000, 300_000)
+
+
+def test_a_summary_does_not_flatter():
+    """A ratio just under 1 is not written as 1."""
+    ledger = Ledger("book.jsonl", {"bytes_known": True, "bundle": {"bundle_bytes": 100_000}})
+    ledger.sums(1, Tally(coded_tokens=1, raw_bytes=99_996), 0.0)
+    ledger.close()
+    assert "99,996 raw bytes: 0.9999x" in read_book("book.jsonl").summary()[0]
