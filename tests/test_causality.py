@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from toys import VOCABULARY, Toy, loader, rows
 
-from prequential import CompressionMonitor
+from prequential import CompressionMonitor, causality
 from prequential.causality import audited
 from prequential.errors import MeasureError
 from prequential.ledger import read_book
@@ -76,6 +76,14 @@ def test_a_model_that_looks_ahead_is_caught(layout):
     finding = audited(step(leaky), batch)
     assert finding.causal is False
     assert "when later tokens of the row were changed: the model sees what it codes" in finding.message
+
+
+def test_ignored_targets_have_no_score_wherever_the_id_is_given():
+    """The slot at the end of each row is ignored by the script, so it is ignored here."""
+    step, batch = LAYOUTS["positional"]
+    nats, _ = causality._scored(step(causal), batch)
+    assert torch.equal(nats.view(8, 16)[:, -1], torch.zeros(8, dtype=nats.dtype))
+    assert (nats.view(8, 16)[:, :-1] > 0).all()
 
 
 def test_what_cannot_be_audited_says_why():
