@@ -10,16 +10,15 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 
-from prequential.integrations.versions import versions
+from prequential.integrations.session import book_in
 from prequential.integrations.wandb import identity
 from prequential.ledger import BOOK_NAME
 
 
 def circumstances(trainer: pl.Trainer) -> dict[str, Any]:
-    """Facts for the head of the book: when, with what, how."""
+    """Facts for the head of the book: how the run is made."""
     logger = trainer.logger
     return {
-        **versions(),
         "world_size": trainer.world_size,
         "precision": str(trainer.precision),
         "seed": _seed(),
@@ -60,8 +59,7 @@ def book_path(trainer: pl.Trainer, ledger: str | os.PathLike[str] | None) -> Pat
         ledger: A file name that ends in ``.jsonl``, or a folder, or None for the default.
     """
     if ledger is not None:
-        given = Path(ledger)
-        return given if given.suffix == ".jsonl" else given / BOOK_NAME
+        return book_in(ledger)
     folder = _log_directory(trainer) / "prequential"
     number = 2
     while (folder / BOOK_NAME).exists():  # never write into another run's book

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,17 +13,16 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from prequential.causality import Finding, audited, undisturbed
-from prequential.errors import Harmless, MeasureError, warn
+from prequential.errors import MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
 from prequential.integrations.circumstances import (
     book_path,
     circumstances,
     configuration,
 )
-from prequential.integrations.program import Program
-from prequential.ledger import read_book
+from prequential.integrations.session import Options, Session
 from prequential.recorder import Recorder
-from prequential.tokenbytes import token_bytes as resolve_token_bytes
+from prequential.run import Run
 
 
 class CompressionMonitor(pl.Callback):
@@ -71,25 +68,22 @@ class CompressionMonitor(pl.Callback):
         charges: Mapping[str, float] | None = None,
         audit: str | None = None,
     ) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise MeasureError(
-                f"expected every_n_steps of at least 1, got {every_n_steps}: leave it out for the default"
-            )
-        if isinstance(measure, str) and measure not in ("auto", "outputs", "capture"):
-            measure = _located(measure)
-        self.token_bytes = None if token_bytes is None else resolve_token_bytes(token_bytes)
-        self.bundle, self.measure, self.ledger, self.every_n_steps = bundle, measure, ledger, every_n_steps
-        self.name, self.data_name, self.baselines = name, data_name, baselines
+        self.options = Options(
+            token_bytes=token_bytes,
+            bundle=bundle,
+            measure=measure,
+            every_n_steps=every_n_steps,
+            name=name,
+            data_name=data_name,
+            baselines=baselines,
+            charges=charges,
+        )
         if audit not in (None, "full"):
             raise MeasureError(f"expected audit to be 'full' or None, got {audit!r}: leave it out for none")
-        self.audit = audit
-        self.charges = dict(charges or {})
-        if not all(math.isfinite(bits) and bits >= 0 for bits in self.charges.values()):
-            raise MeasureError(f"expected bits of 0 or more as charges, got {self.charges}: log2 N for the best of N")
+        self.ledger, self.audit = ledger, audit
         self.from_environment = False
-        self._recorder: Recorder | None = None
+        self._session: Session | None = None
         self._path: Path | None = None
-        self._program: Program | None = None
         self._first_call = True
         self._last_global_step = 0
         self._silenced: set[int] = set()
@@ -97,7 +91,7 @@ class CompressionMonitor(pl.Callback):
     @property
     def recorder(self) -> Recorder | None:
         """The run being recorded; None outside of ``fit``."""
-        return self._recorder
+        return self._session.recorder if self._session is not None else None
 
     @property
     def book(self) -> Path | None:
@@ -124,57 +118,54 @@ class CompressionMonitor(pl.Callback):
         if self._stands_back(trainer):
             return
         self._path = book_path(trainer, self.ledger)
-        self._program = Program(self.bundle, self.token_bytes, lambda: configuration(trainer, pl_module))
         self._silenced = set()
         self._last_global_step = trainer.global_step
-        self._recorder = Recorder(
-            self._path,
-            header=self._header(trainer, self._program),
+        self._session = Session(
+            self.options,
+            path=self._path,
+            facts=circumstances(trainer),
+            configuration=lambda: configuration(trainer, pl_module),
             device=pl_module.device,
-            measure=self.measure,
-            token_bytes=self.token_bytes,
-            bundle_bytes=self._program.bundle_bytes,
-            charges=self.charges,
-            every_n_steps=self.every_n_steps or max(1, vars(trainer)["log_every_n_steps"]),
+            every_n_steps=max(1, vars(trainer)["log_every_n_steps"]),
             publish=lambda values, steps: self._publish(trainer, values, steps),
         )
-        self._wrap_training_step(trainer, self._recorder)
+        self._wrap_training_step(trainer, self._session.recorder)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Tell first exposure from replay."""
         self._first_call = True
-        if self._recorder is not None:
-            self._recorder.replay = trainer.current_epoch > 0
+        if self.recorder is not None:
+            self.recorder.replay = trainer.current_epoch > 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the optimiser step, if this batch ended with one."""
-        if self._recorder is not None and trainer.global_step != self._last_global_step:
+        if self.recorder is not None and trainer.global_step != self._last_global_step:
             self._last_global_step = trainer.global_step
-            self._recorder.step_done(trainer.global_step)
+            self.recorder.step_done(trainer.global_step)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the interval: what follows is replay."""
-        if self._recorder is not None:
-            self._recorder.epoch_done()
+        if self.recorder is not None:
+            self.recorder.epoch_done()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Make the book as durable as the checkpoint."""
-        if self._recorder is not None:
-            self._recorder.checkpoint()
+        if self.recorder is not None:
+            self.recorder.checkpoint()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the end of the book, the summary and the artifacts."""
-        self._finish(trainer, pl_module, "completed")
+        self._finish(trainer, None)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """End the book with how the run ended; no later hook is called."""
-        self._finish(trainer, pl_module, "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
+        self._finish(trainer, exception)
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -222,28 +213,13 @@ class CompressionMonitor(pl.Callback):
         except Exception as error:
             return Finding(None, f"causality was not audited: {type(error).__name__}: {error}")
 
-    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, status: str) -> None:
-        recorder, self._recorder = self._recorder, None
-        if recorder is None:
+    def _finish(self, trainer: pl.Trainer, error: BaseException | None) -> None:
+        session = self._session
+        if session is None:
             return
         vars(trainer.strategy).pop("training_step", None)
-        facts: dict[str, Any] = {}
-        with Harmless("the training program was not looked for again"):
-            facts = self._program.look_again(recorder) if self._program is not None else {}
-        recorder.finish(status, **facts)
-        if recorder.path.exists():
-            with Harmless("the run has its book, but no summary"):
-                self._summarize(trainer, recorder)
-
-    def _header(self, trainer: pl.Trainer, program: Program) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "grade": "ideal",
-            "bundle": program.manifest,
-            "data_name": self.data_name,
-            "baselines": dict(self.baselines) if self.baselines else None,
-            **circumstances(trainer),
-        }
+        session.finish(error, lambda run, files: self._summarize(trainer, run, files))
+        self._session = None
 
     def _publish(self, trainer: pl.Trainer, values: dict[str, float | int], steps: int) -> None:
         for logger in trainer.loggers:
@@ -268,12 +244,10 @@ class CompressionMonitor(pl.Callback):
             self._silenced.add(id(logger))
             message = f"{type(logger).__name__} failed and gets no more values: {type(error).__name__}: {error}"
             warn(message)
-            if self._recorder is not None:
-                self._recorder.note("logger_failed", message)
+            if self.recorder is not None:
+                self.recorder.note("logger_failed", message)
 
-    def _summarize(self, trainer: pl.Trainer, recorder: Recorder) -> None:
-        files = self._program.written(recorder.path) if self._program is not None else [recorder.path]
-        run = read_book(recorder.path)
+    def _summarize(self, trainer: pl.Trainer, run: Run, files: list[Path]) -> None:
         facts = door_to_wandb.headline(run)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -286,15 +260,6 @@ class CompressionMonitor(pl.Callback):
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = vars(trainer)["callbacks"]
     return callbacks
-
-
-def _located(path: str) -> Callable[..., Any]:
-    found = locate(path)
-    if not callable(found):
-        raise MeasureError(
-            f"expected measure to be 'auto', 'outputs', 'capture', a callable or a dotted path to one, got {path!r}"
-        )
-    return found
 
 
 def _prefixed(values: Mapping[str, float | int]) -> dict[str, float | int]:

@@ -1,0 +1,139 @@
+"""What all doors share: their options, checked once, and one run from its first fact to its summary.
+
+A door translates a framework's hooks; which book, which program, what stands in the header and how a run ends are the
+same behind each of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from prequential.errors import Harmless, MeasureError
+from prequential.integrations.program import Program
+from prequential.integrations.versions import versions
+from prequential.ledger import BOOK_NAME, read_book
+from prequential.recorder import Recorder
+from prequential.run import Run
+from prequential.tokenbytes import TokenBytes
+from prequential.tokenbytes import token_bytes as resolve_token_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options that every door takes; `CompressionMonitor` explains them.
+
+    Raises:
+        MeasureError: One of them makes no sense.
+    """
+
+    token_bytes: Any = None
+    bundle: Any = "auto"
+    measure: str | Callable[..., Any] = "auto"
+    every_n_steps: int | None = None
+    name: str | None = None
+    data_name: str | None = None
+    baselines: Mapping[str, int] | None = None
+    charges: Mapping[str, float] | None = None
+    table: TokenBytes | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.every_n_steps is not None and self.every_n_steps < 1:
+            raise MeasureError(
+                f"expected every_n_steps of at least 1, got {self.every_n_steps}: leave it out for the default"
+            )
+        if not all(math.isfinite(bits) and bits >= 0 for bits in (self.charges or {}).values()):
+            raise MeasureError(f"expected bits of 0 or more as charges, got {self.charges}: log2 N for the best of N")
+        if isinstance(self.measure, str) and self.measure not in ("auto", "outputs", "capture"):
+            object.__setattr__(self, "measure", _located(self.measure))
+        if self.token_bytes is not None:
+            object.__setattr__(self, "table", resolve_token_bytes(self.token_bytes))
+
+    def header(self) -> dict[str, Any]:
+        """What the book's first line says of the options."""
+        return {
+            "name": self.name,
+            "grade": "ideal",
+            "data_name": self.data_name,
+            "baselines": dict(self.baselines) if self.baselines else None,
+        }
+
+
+class Session:
+    """One run behind one door.
+
+    Args:
+        options: What the user asked for.
+        path: Path of the book.
+        facts: What the door knows for the head of the book, beside options, bundle and versions.
+        configuration: Called for the resolved configuration, for the bundle.
+        device: Where the loss is computed.
+        every_n_steps: Optimiser steps between log points, where the options leave it open.
+        publish: Called at log points with quantities by name, and the number of optimiser steps so far.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        path: Path,
+        facts: Mapping[str, Any],
+        configuration: Callable[[], Mapping[str, Any]],
+        device: Any,
+        every_n_steps: int,
+        publish: Callable[[dict[str, float | int], int], None],
+    ) -> None:
+        self.program = Program(options.bundle, options.table, configuration)
+        self.recorder = Recorder(
+            path,
+            header={**options.header(), "bundle": self.program.manifest, **versions(), **facts},
+            device=device,
+            measure=options.measure,
+            token_bytes=options.table,
+            bundle_bytes=self.program.bundle_bytes,
+            charges=options.charges or {},
+            every_n_steps=options.every_n_steps or every_n_steps,
+            publish=publish,
+        )
+
+    def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None]) -> None:
+        """End the book, write the bundle beside it, and hand both to ``summarize``; never raises.
+
+        Args:
+            error: What ended the training, or None.
+            summarize: Called with the run as its book tells it, and the files written.
+        """
+        facts: dict[str, Any] = {}
+        with Harmless("the training program was not looked for again"):
+            facts = self.program.look_again(self.recorder)
+        self.recorder.finish(_status(error), **facts)
+        if self.recorder.path.exists():
+            with Harmless("the run has its book, but no summary"):
+                files = self.program.written(self.recorder.path)
+                summarize(read_book(self.recorder.path), files)
+
+
+def book_in(ledger: str | os.PathLike[str]) -> Path:
+    """Path of the book that ``ledger`` means: a file name that ends in ``.jsonl``, or a folder for it."""
+    given = Path(ledger)
+    return given if given.suffix == ".jsonl" else given / BOOK_NAME
+
+
+def _status(error: BaseException | None) -> str:
+    if error is None:
+        return "completed"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def _located(path: str) -> Callable[..., Any]:
+    found = locate(path)
+    if not callable(found):
+        raise MeasureError(
+            f"expected measure to be 'auto', 'outputs', 'capture', a callable or a dotted path to one, got {path!r}"
+        )
+    return found
