@@ -98,11 +98,13 @@ class LossTap(TorchFunctionMode):
         if scored is None:
             self.meter.not_understood()
             return None
-        nats, targets, vocab_size, ignore_index, mean, doubtful = scored
+        nats, targets, vocab_size, ignore_index, mean, doubtful, score_each = scored
+        by_target = self.meter.by_target and not torch.compiler.is_compiling() and nats.numel() != targets.numel()
+        each = score_each() if by_target and score_each is not None else None
         if doubtful is not None:  # known on the device only, where the call is then taken out again
             self.meter.not_understood(doubtful)
             nats, targets = torch.where(doubtful, 0.0, nats), torch.where(doubtful, ignore_index, targets)
-        self.meter.add(nats, targets, vocab_size=vocab_size, ignore_index=ignore_index, mean=mean)
+        self.meter.add(nats, targets, vocab_size=vocab_size, ignore_index=ignore_index, mean=mean, each=each)
         return vocab_size
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 NATS_PER_BIT = math.log(2.0)
 _FINGERPRINT_MODULUS = 2**64
+_FINGERPRINTS = ("fingerprint", "rows_fingerprint")
 
 
 def nats_to_bits(nats: float) -> float:
@@ -34,12 +35,15 @@ class Tally:
         coded_tokens: Tokens in that sum.
         uncoded_tokens: Tokens of the data that nothing predicted (the first of a row, a dropped tail).
         uncoded_nats: Their charge by the uniform code: ln V each.
-        masked_tokens: Target positions that the loss ignores: padding, prompts.
+        masked_tokens: Target positions that the loss ignores and that are no padding: prompts, other side information.
+        padding_tokens: Target positions that the loss ignores and that only fill rows up.
         replayed_tokens: Tokens scored again after their first exposure. Free: the receiver has them already.
         replayed_nats: Sum of -ln p over those, kept apart.
         nonfinite_tokens: Coded tokens of loss calls with an infinite or NaN sum, charged by the uniform code.
         raw_bytes: Bytes of the source data that the coded and uncoded tokens stand for (0 if unknown).
         fingerprint: Identity of the targets and their order: a sum modulo 2**64 of one hash a position.
+        rows: Rows at their first exposure (0 if batches do not show them).
+        rows_fingerprint: Identity of those rows in any order: a sum modulo 2**64 of one hash a row.
     """
 
     nats: float = 0.0
@@ -47,17 +51,20 @@ class Tally:
     uncoded_tokens: int = 0
     uncoded_nats: float = 0.0
     masked_tokens: int = 0
+    padding_tokens: int = 0
     replayed_tokens: int = 0
     replayed_nats: float = 0.0
     nonfinite_tokens: int = 0
     raw_bytes: int = 0
     fingerprint: int = 0
+    rows: int = 0
+    rows_fingerprint: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         if not isinstance(other, Tally):
             return NotImplemented
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        sums["fingerprint"] %= _FINGERPRINT_MODULUS
+        sums.update({name: sums[name] % _FINGERPRINT_MODULUS for name in _FINGERPRINTS})
         return Tally(**sums)
 
     @classmethod
@@ -68,7 +75,7 @@ class Tally:
         for f in fields(cls):
             column = [getattr(part, f.name) for part in parts]
             sums[f.name] = math.fsum(column) if isinstance(f.default, float) else sum(column)
-        sums["fingerprint"] %= _FINGERPRINT_MODULUS
+        sums.update({name: sums[name] % _FINGERPRINT_MODULUS for name in _FINGERPRINTS})
         return cls(**sums)
 
     def as_replay(self) -> Tally:
@@ -79,6 +86,8 @@ class Tally:
             coded_tokens=0,
             raw_bytes=0,
             fingerprint=0,
+            rows=0,
+            rows_fingerprint=0,
             nonfinite_tokens=0,
             replayed_tokens=self.replayed_tokens + self.coded_tokens,
             replayed_nats=self.replayed_nats + self.nats,
@@ -92,7 +101,7 @@ class Tally:
     @property
     def positions(self) -> int:
         """All token positions fed to the model: the balance that the columns add up to."""
-        return self.tokens + self.masked_tokens + self.replayed_tokens
+        return self.tokens + self.masked_tokens + self.padding_tokens + self.replayed_tokens
 
 
 class Quantity(NamedTuple):
@@ -154,8 +163,9 @@ REGISTRY: dict[str, Quantity] = {
             "masked_tokens",
             "token",
             "",
-            "Target positions that the loss ignores: padding, prompts.",
+            "Target positions that the loss ignores and that are no padding: side information, such as prompts.",
         ),
+        Quantity("padding_tokens", "token", "", "Target positions that the loss ignores and that only fill rows up."),
         Quantity("replayed_tokens", "token", "", "Tokens scored again after their first exposure: free, kept apart."),
         Quantity(
             "nonfinite_tokens",
@@ -228,6 +238,7 @@ def quantities(
         "coded_tokens": tally.coded_tokens,
         "uncoded_tokens": tally.uncoded_tokens,
         "masked_tokens": tally.masked_tokens,
+        "padding_tokens": tally.padding_tokens,
         "replayed_tokens": tally.replayed_tokens,
         "nonfinite_tokens": tally.nonfinite_tokens,
     }

@@ -19,14 +19,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from prequential.hashing import BASE, INVERSE, mixed, powers
+
 PASSAGE_BITS = 2_048
 _SAMPLED = 64  # one passage in so many
 _SPARE = 2  # room for so many times the expected number of samples in a batch
 _KEPT = 2**20  # passages kept on the host, some 150 MB; then half as many are sampled
-
-_BASE = 0x9E3779B97F4A7C15 - 2**64
-_INVERSE = pow(_BASE, -1, 2**64)
-_MIXERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)  # the finaliser of splitmix64, Steele et al. 2014
 
 
 class Repeats(NamedTuple):
@@ -95,30 +93,10 @@ def _passage_hashes(rows: Tensor, length: int) -> Tensor:
 
     ``hash = mix(sum of token[j + i] * BASE**i, i < length)`` modulo 2**64, from differences of running sums.
     """
-    powers = _powers(_BASE, rows.shape[1], rows.device)
-    running = torch.nn.functional.pad(((rows + 1) * powers).cumsum(1), (1, 0))
+    terms = (rows + 1) * powers(BASE, rows.shape[1], rows.device)
+    running = torch.nn.functional.pad(terms.cumsum(1), (1, 0))
     changes = torch.nn.functional.pad((rows[:, 1:] != rows[:, :-1]).cumsum(1), (1, 0))
     passages = rows.shape[1] - length + 1
-    values = (running[:, length:] - running[:, :passages]) * _powers(_INVERSE, passages, rows.device)
+    values = (running[:, length:] - running[:, :passages]) * powers(INVERSE, passages, rows.device)
     varied = changes[:, length - 1 :] - changes[:, :passages] >= length // 4
-    return torch.where(varied, _mixed(values), torch.iinfo(torch.int64).max).flatten()
-
-
-def _powers(base: int, count: int, device: torch.device) -> Tensor:
-    """1, base, base squared, ... modulo 2**64, shape (count,)."""
-    signed = base - 2**64 if base >= 2**63 else base
-    powers = torch.full((count,), signed, dtype=torch.int64, device=device)
-    powers[:1] = 1
-    return powers.cumprod(0)
-
-
-def _mixed(values: Tensor) -> Tensor:
-    """Spread each value over all 64 bits, so that the smallest are a fair sample."""
-    for shift, mixer in zip((30, 27), _MIXERS, strict=True):
-        values = (values ^ _shifted(values, shift)) * mixer
-    return values ^ _shifted(values, 31)
-
-
-def _shifted(values: Tensor, bits: int) -> Tensor:
-    """Shift right as unsigned numbers."""
-    return (values >> bits) & ((1 << (64 - bits)) - 1)
+    return torch.where(varied, mixed(values), torch.iinfo(torch.int64).max).flatten()

@@ -27,8 +27,9 @@ from prequential.errors import BookError
 from prequential.run import Interval, Run
 
 # Format numbers, newest first. A reader refuses a number it does not know.
+#   2  2026-11  padding apart from masked tokens; rows, in any order; sums by source
 #   1  2026-11  first format
-BOOK_FORMAT = 1
+BOOK_FORMAT = 2
 BOOK_NAME = "book.jsonl"
 
 _TALLY_TYPES: dict[str, type] = {f.name: type(f.default) for f in fields(Tally)}
@@ -66,10 +67,12 @@ class Ledger:
         ledger._descriptor = os.open(ledger.path, os.O_WRONLY | os.O_APPEND)
         return ledger
 
-    def sums(self, step: int, tally: Tally, elapsed_s: float) -> None:
-        """Append the sums since the line before, ending with optimiser step ``step``."""
-        nonzero = {name: value for name, value in asdict(tally).items() if value}
-        self._write({"kind": "sums", "step": step, "elapsed_s": round(elapsed_s, 3), **nonzero})
+    def sums(self, step: int, tally: Tally, elapsed_s: float, sources: Mapping[str, Tally] | None = None) -> None:
+        """Append the sums since the line before, ending with optimiser step ``step``, and the same by source."""
+        line = {"kind": "sums", "step": step, "elapsed_s": round(elapsed_s, 3), **_nonzero(tally)}
+        if sources:
+            line["sources"] = {name: _nonzero(part) for name, part in sources.items()}
+        self._write(line)
 
     def event(self, event: str, message: str, *, step: int) -> None:
         """Append something worth knowing, as a word for programs and a sentence for people."""
@@ -110,6 +113,10 @@ class Ledger:
         if written != len(line):  # a full disk can take a part of the line: leave whole lines only
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise OSError(f"expected to write {len(line)} bytes to {self.path}, wrote {written}: is the disk full?")
+
+
+def _nonzero(tally: Tally) -> dict[str, Any]:
+    return {name: value for name, value in asdict(tally).items() if value}
 
 
 def charge_book(path: str | os.PathLike[str], name: str, bits: float) -> None:
@@ -181,7 +188,7 @@ class _Reader:
                 raise self._damaged(number, f"kind is {kind!r}")
             try:
                 take[kind](record)
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise self._damaged(number, f"{kind} line has a bad or missing {error}") from error
         if self.torn:
             self.warnings.append("the last line is cut short and was left out: the run was killed while writing it")
@@ -212,9 +219,9 @@ class _Reader:
     def _header(self, record: dict[str, Any]) -> dict[str, Any]:
         if record.get("kind") != "header" or "book" not in record:
             raise self._no_book()
-        if record["book"] != BOOK_FORMAT:
+        if type(record["book"]) is not int or not 1 <= record["book"] <= BOOK_FORMAT:
             raise BookError(
-                f"expected book format {BOOK_FORMAT}, got format {record['book']!r} in {self.source}: "
+                f"expected book format 1 to {BOOK_FORMAT}, got format {record['book']!r} in {self.source}: "
                 "read it with the version of prequential that wrote it, or a newer one"
             )
         return {key: value for key, value in record.items() if key not in ("kind", "book")}
@@ -222,8 +229,8 @@ class _Reader:
     def _sums(self, record: dict[str, Any]) -> None:
         del record["kind"]
         step, elapsed_s = _typed(record.pop("step"), int), _typed(record.pop("elapsed_s"), float)
-        sums = {name: _typed(value, _TALLY_TYPES[name]) for name, value in record.items()}
-        self.intervals.append(Interval(step, elapsed_s, Tally(**sums)))
+        sources = {str(name): _tally_of(part) for name, part in record.pop("sources", {}).items()}
+        self.intervals.append(Interval(step, elapsed_s, _tally_of(record), sources))
 
     def _event(self, record: dict[str, Any]) -> None:
         if not all(isinstance(record[key], str) for key in ("event", "message")):
@@ -270,6 +277,10 @@ class _Reader:
 
     def _damaged(self, number: int, what: str) -> BookError:
         return BookError(f"line {number} of {self.source} is damaged: {what}; the lines above it are {number - 1}")
+
+
+def _tally_of(record: dict[str, Any]) -> Tally:
+    return Tally(**{name: _typed(value, _TALLY_TYPES[name]) for name, value in record.items()})
 
 
 def _typed(value: Any, kind: type) -> Any:

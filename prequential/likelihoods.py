@@ -30,6 +30,7 @@ class Scored(NamedTuple):
         ignore_index: Target id that stands for "no target here".
         mean: Whether ``nats`` is a mean.
         doubtful: On the device, whether the call turns out to be no code length; None if it certainly is one.
+        each: Called for the nats of each target, where ``nats`` is their sum or mean; None where it cannot be had.
     """
 
     nats: Tensor
@@ -38,6 +39,7 @@ class Scored(NamedTuple):
     ignore_index: int = -100
     mean: bool = False
     doubtful: Tensor | None = None
+    each: Callable[[], Tensor] | None = None
 
 
 Reader = Callable[[Tensor, Mapping[str, Any]], "Scored | None"]
@@ -67,7 +69,13 @@ def _cross_entropy(result: Tensor, call: Mapping[str, Any]) -> Scored | None:
         return None
     ignore_index, plain = _ignore_index(call), _is_plain(result, call)
     nats = whole(result) if plain else nats_per_token(whole(logits), targets, ignore_index=ignore_index)
-    return Scored(nats, targets, logits.shape[_classes(logits)], ignore_index, plain and _is_mean(call))
+
+    def each() -> Tensor:
+        scores = whole(logits).detach()
+        scores = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
+        return F.cross_entropy(scores, targets, ignore_index=ignore_index, reduction="none")
+
+    return Scored(nats, targets, logits.shape[_classes(logits)], ignore_index, plain and _is_mean(call), each=each)
 
 
 def _linear_cross_entropy(result: Tensor, call: Mapping[str, Any]) -> Scored | None:
@@ -77,7 +85,14 @@ def _linear_cross_entropy(result: Tensor, call: Mapping[str, Any]) -> Scored | N
         return None
     ignore_index, plain = _ignore_index(call), _is_plain(result, call)
     nats = whole(result) if plain else _nats_of_linear(call, targets, ignore_index)
-    return Scored(nats, targets, weight.shape[0], ignore_index, plain and _is_mean(call))
+    return Scored(
+        nats,
+        targets,
+        weight.shape[0],
+        ignore_index,
+        plain and _is_mean(call),
+        each=lambda: _nats_of_linear(call, targets, ignore_index),
+    )
 
 
 def _nll_loss(result: Tensor, call: Mapping[str, Any]) -> Scored | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from prequential.codelength import Tally
 from prequential.errors import MeasureError
+from prequential.hashing import BASE, powers, signed
 from prequential.scoring import nats_per_token, pair_sum, two_sum
 
 # Places of the counts in the int64 vector that lives on the device: first what depends on the data, then what the
@@ -32,8 +33,21 @@ from prequential.scoring import nats_per_token, pair_sum, two_sum
     _NOT_UNDERSTOOD,
 ) = range(9)
 
-# Base of the polynomial fingerprint: odd, so that its powers modulo 2**64 never vanish; else arbitrary.
-_BASE = 0x9E3779B97F4A7C15
+
+class Piece(NamedTuple):
+    """The targets of one loss call, flat.
+
+    Attributes:
+        targets: Integer ids.
+        nats: Nats of each; None if only their sum is known.
+        vocab_size: Number of symbols V.
+        ignore_index: Target id that stands for "no target here".
+    """
+
+    targets: Tensor
+    nats: Tensor | None
+    vocab_size: int
+    ignore_index: int
 
 
 class Reading(NamedTuple):
@@ -69,7 +83,8 @@ class Meter:
         token_bytes: Bytes of source data that each token id stands for, shape (V,); None if unknown.
 
     Attributes:
-        watched: If a list, the flat targets of every call that is not compiled are added to it; None for no more.
+        pieces: If a list, what every call covered is added to it, unless it is compiled.
+        by_target: Whether loss calls should be scored target by target, for ``pieces``.
 
     Example:
         >>> import torch
@@ -89,12 +104,13 @@ class Meter:
         self._nats = self._nats.to(self.device)
         self._counts = torch.zeros(9, dtype=torch.int64, device=self.device)
         self._seen, self._stated = self._counts[:_POSITIONS], self._counts[_POSITIONS:]
-        self._scale = torch.ones((), dtype=torch.int64, device=self.device)  # _BASE ** position, modulo 2**64
+        self._scale = torch.ones((), dtype=torch.int64, device=self.device)  # BASE ** position, modulo 2**64
         self._zero = torch.zeros((), dtype=torch.int64, device=self.device)
         self._constants: dict[tuple[int, ...], Tensor] = {}
         self._powers_kept = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._token_bytes: Tensor | None = None
-        self.watched: list[Tensor] | None = None
+        self.pieces: list[Piece] | None = None
+        self.by_target = False
         if token_bytes is not None:
             # The last entry, 0 bytes, is for masked targets.
             self._token_bytes = F.pad(torch.as_tensor(token_bytes, dtype=torch.int64), (0, 1)).to(self.device)
@@ -133,6 +149,7 @@ class Meter:
         vocab_size: int,
         ignore_index: int = -100,
         mean: bool = False,
+        each: Tensor | None = None,
     ) -> None:
         """Add one loss call that was scored already; does not wait for the device.
 
@@ -144,12 +161,15 @@ class Meter:
             vocab_size: Number of symbols V.
             ignore_index: Target id that stands for "no target here".
             mean: Whether ``nats`` is the mean over the targets that are not ignored.
+            each: Nats of each target, where ``nats`` is their sum or mean and they are known.
         """
-        if not torch.compiler.is_compiling() and self.watched is not None:
-            self.watched.append(targets.detach().reshape(-1))
+        if not torch.compiler.is_compiling() and self.pieces is not None:
+            each = nats if each is None else each
+            each = each.detach().reshape(-1) if each.numel() == targets.numel() else None
+            self.pieces.append(Piece(targets.detach().reshape(-1), each, vocab_size, ignore_index))
         kept = targets != ignore_index
         coded = kept.sum()
-        raw_bytes = self._zero if self._token_bytes is None else self._bytes_of(targets, kept, vocab_size)
+        raw_bytes = self._zero if self._token_bytes is None else self._bytes_of(targets, kept, vocab_size).sum()
         self._accumulate(nats.detach(), coded, vocab_size, mean, raw_bytes, self._fingerprint(targets))
         self._stated.add_(self._constant(targets.numel(), 1, vocab_size, vocab_size**2, 0))
 
@@ -165,12 +185,18 @@ class Meter:
 
     def identify(self, content: Tensor) -> None:
         """Add the content of a tensor, at the next positions, to the fingerprint of the data."""
-        self._counts[_FINGERPRINT] += self._fingerprint(_as_integers(content))
+        self._counts[_FINGERPRINT] += self._fingerprint(as_integers(content))
 
     def raw_bytes(self, targets: Tensor, *, ignore_index: int = -100) -> Tensor:
         """Bytes of source data that the targets stand for, by the table of bytes per token; stays on the device."""
         targets = targets.detach()
-        return self._bytes_of(targets, targets != ignore_index, 0)
+        return self._bytes_of(targets, targets != ignore_index, 0).sum()
+
+    def bytes_of_rows(self, targets: Tensor, kept: Tensor) -> Tensor:
+        """Bytes that targets of shape (B, T) stand for, by row, shape (B,); 0 without a table of bytes per token."""
+        if self._token_bytes is None:
+            return torch.zeros_like(targets[:, 0])
+        return self._bytes_of(targets, kept, 0).sum(1)
 
     def not_understood(self, flag: Tensor | None = None) -> None:
         """Count a loss call that could not be turned into a code length; given a flag on the device, if it is set."""
@@ -189,6 +215,11 @@ class Meter:
     def peek(self) -> Sums:
         """Copy the sums so far, still on the device."""
         return Sums(self._nats.clone(), self._counts.clone())
+
+    def progress(self) -> Tensor:
+        """Coded tokens, raw bytes and nats so far, still on the device, shape (3,): float64, or float32 without it."""
+        nats = self._nats.sum().reshape(1)
+        return torch.cat([self._counts[:_NONFINITE].to(nats.dtype), nats])
 
     def read(self) -> Tally:
         """Wait for the device and return the sums so far."""
@@ -222,7 +253,7 @@ class Meter:
             table = F.pad(table, (0, vocab_size + 1 - len(table)))
             if not torch.compiler.is_compiling():
                 self._token_bytes = table
-        return table[torch.where(kept, targets, len(table) - 1)].sum()
+        return table[torch.where(kept, targets, len(table) - 1)]
 
     def _fingerprint(self, values: Tensor) -> Tensor:
         """Sum of value x BASE ** position, modulo 2**64: what the values are and in which order.
@@ -232,19 +263,16 @@ class Meter:
         """
         size = values.numel()
         fingerprint = (values.reshape(-1) * self._powers(size)).sum() * self._scale
-        self._scale.mul_(_signed(pow(_BASE, size, 2**64)))
+        self._scale.mul_(signed(pow(BASE, size, 2**64)))
         return fingerprint
 
     def _powers(self, size: int) -> Tensor:
         """BASE ** 0, 1, ... as int64, shape (size,); the longest seen is kept."""
         if size > len(self._powers_kept) or torch.compiler.is_compiling():
-            powers = torch.full((size,), _signed(_BASE), dtype=torch.int64, device=self.device)
-            if size:
-                powers[0] = 1
-            powers = powers.cumprod(0)
+            series = powers(BASE, size, self.device)
             if torch.compiler.is_compiling():
-                return powers
-            self._powers_kept = powers
+                return series
+            self._powers_kept = series
         return self._powers_kept[:size]
 
     def _constant(self, *values: int) -> Tensor:
@@ -259,12 +287,7 @@ class Meter:
         return torch.as_tensor(value, device=self.device).detach().to(torch.int64).sum()
 
 
-def _signed(value: int) -> int:
-    """The int64 with the same bits as an unsigned 64-bit number."""
-    return value - 2**64 if value >= 2**63 else value
-
-
-def _as_integers(content: Tensor) -> Tensor:
+def as_integers(content: Tensor) -> Tensor:
     """View any tensor as int64, floats by their bits, so that equal content gives equal integers."""
     if content.is_floating_point():
         content = content.detach().contiguous().double().view(torch.int64)

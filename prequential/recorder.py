@@ -17,10 +17,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-import torch
 from torch import Tensor
 
-from prequential.capture import LossTap, integer_tensors
+from prequential.capture import LossTap
 from prequential.codelength import Tally, quantities
 from prequential.errors import MeasureError, warn
 from prequential.ledger import Ledger
@@ -28,10 +27,15 @@ from prequential.meter import Meter, Sums, read_sums
 from prequential.remarks import not_likelihood, remarks_on, returned_loss
 from prequential.route import Route, settle_route
 from prequential.tokenbytes import TokenBytes
-from prequential.watch import BatchWatch, Watched, facts_of, repeated
+from prequential.watch import BatchWatch, Columns, Watched, facts_of, repeated
 
 # Intervals of the book grow to this share of what has been seen.
 _INTERVAL_SHARE = 0.01
+
+_ESTIMATED = (
+    "a batch held both new rows and rows that came before, and its nats were not seen row by row: they are split in "
+    "proportion, the replay column is an estimate"
+)
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
 
@@ -79,6 +83,8 @@ class Recorder:
         charges: Bits of choices made with sight of the data, by name.
         every_n_steps: Optimiser steps between log points; the first come at steps 1, 2, 4, 8, ...
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
+        replay_by_rows: Whether rows that came before are replay; else they are data, and charged again.
+        source: Called with a batch for the source of each row; None if sums are not kept by source.
     """
 
     def __init__(
@@ -93,18 +99,21 @@ class Recorder:
         charges: Mapping[str, float],
         every_n_steps: int,
         publish: Callable[[dict[str, float | int], int], None],
+        replay_by_rows: bool = False,
+        source: Callable[[Any], Any] | None = None,
     ) -> None:
         self.path, self.measure, self.every_n_steps, self.publish = path, measure, every_n_steps, publish
         self.route: Route | None = None
         self.failure: str | None = None
         self.replay = False
         self.total = Tally()
+        self.sources: dict[str, Tally] = {}
         self.steps = 0
         self._header, self._token_bytes, self.bundle_bytes = dict(header), token_bytes, bundle_bytes
         self._ledger: Ledger | None = None
         self._device, self._charges = device, dict(charges)
+        self._replay_by_rows, self._source = replay_by_rows, source
         self._meter = self._new_meter()
-        self._meter.watched = []
         self._watch: BatchWatch | None = None
         self._tap: LossTap | None = LossTap(self._meter) if measure in ("auto", "capture") else None
         self._waiting: list[_Waiting] = []
@@ -133,8 +142,9 @@ class Recorder:
             self._settle(module, batch, outputs)
         elif self.route.declares:
             self.route.add_declared(self._meter, module, batch, outputs)
+        pieces, self._meter.pieces = self._meter.pieces or [], []
         if self._watch is not None:
-            self._watch.observe(integer_tensors(batch))
+            self._watch.observe(batch, pieces)
         loss = returned_loss(outputs)
         if self._batches_in_interval == 0 and loss is not None:
             self._check = (loss, self._meter.peek())
@@ -187,12 +197,13 @@ class Recorder:
         message = repeated(repeats) if repeats is not None else None
         if message is not None:
             self.note("not_single_pass", message)
+        facts = {**facts_of(self._watch), **facts}
         try:
             if self.failure is not None:
                 message = f"the recording stopped: {self.failure}"
                 self._ledger.event("incomplete", message, step=self._last_step)
             complete = self.failure is None and not self._said & {"missed", "not_understood"}
-            self._ledger.end(self._last_step, status, self.total, complete=complete, **facts_of(repeats), **facts)
+            self._ledger.end(self._last_step, status, self.total, complete=complete, **facts)
         except (OSError, ValueError) as error:
             warn(f"the end of the book {self.path} could not be written: {error}")
         finally:
@@ -216,7 +227,10 @@ class Recorder:
 
     def _new_meter(self) -> Meter:
         table = None if self._token_bytes is None else self._token_bytes.table.tolist()
-        return Meter(device=self._device, token_bytes=table)
+        meter = Meter(device=self._device, token_bytes=table)
+        meter.pieces = []
+        meter.by_target = self._replay_by_rows or self._source is not None
+        return meter
 
     def _settle(self, module: Any, batch: Any, outputs: Any) -> None:
         reading = read_sums([self._meter.peek()])[0]
@@ -227,21 +241,20 @@ class Recorder:
             route.add_declared(self._meter, module, batch, outputs)
         if self._tap is not None:
             self._tap.listing = False
-            self._watch = self._watching(batch, reading.tally.positions, route)
-        self._meter.watched = None
+        self._watch = BatchWatch(
+            batch,
+            reading.tally.positions,
+            self._meter.pieces or [],
+            vocab_size=route.vocab_size,
+            table=self._token_bytes.table if self._token_bytes is not None else None,
+            meter=self._meter,
+            replay_by_rows=self._replay_by_rows,
+            source=self._source,
+            declared=route.declares,
+        )
         self.route = route
         for number, message in enumerate(route.doubts):
             self._note(f"doubt at {number}", message)
-
-    def _watching(self, batch: Any, positions: int, route: Route) -> BatchWatch:
-        watched = self._meter.watched
-        return BatchWatch(
-            integer_tensors(batch),
-            positions,
-            torch.cat(watched) if watched else None,
-            vocab_size=route.vocab_size,
-            table=self._token_bytes.table if self._token_bytes is not None else None,
-        )
 
     def _close_interval(self) -> None:
         if self._batches_in_interval:
@@ -261,16 +274,23 @@ class Recorder:
             return
         ledger = self._opened()
         for interval, reading in zip(waiting, read_sums([interval.sums for interval in waiting]), strict=True):
-            tally = reading.tally
-            if self._watch is not None and interval.watched is not None:
-                tally = self._watch.in_columns(tally, interval.watched, replay=interval.replay)
-            tally = tally.as_replay() if interval.replay else tally
+            tally, sources, estimated = self._in_columns(interval, reading.tally)
             self.total += tally
-            ledger.sums(interval.step, tally, interval.elapsed_s)
+            self.sources = {
+                name: self.sources.get(name, Tally()) + sources.get(name, Tally()) for name in self.sources | sources
+            }
+            ledger.sums(interval.step, tally, interval.elapsed_s, sources)
+            if estimated:
+                self._note("replay_estimated", _ESTIMATED)
             for event, message in remarks_on(reading, interval.step, self._vocab_size):
                 self._note(event, message)
         self._compare_losses(waiting)
         self._publish()
+
+    def _in_columns(self, interval: _Waiting, tally: Tally) -> Columns:
+        if self._watch is not None and interval.watched is not None:
+            return self._watch.in_columns(tally, interval.watched, replay=interval.replay)
+        return Columns(tally.as_replay() if interval.replay else tally, {}, False)
 
     @_shielded
     def _finish_log_point(self) -> None:

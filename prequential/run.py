@@ -7,8 +7,11 @@ nothing else.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from prequential.codelength import Tally, quantities
@@ -19,11 +22,12 @@ REPEATS_ALLOWED = 0.01
 
 
 class Interval(NamedTuple):
-    """One ``sums`` line: what was added up to and including ``step``."""
+    """One ``sums`` line: what was added up to and including ``step``, and the same by source if that was kept."""
 
     step: int
     elapsed_s: float
     tally: Tally
+    sources: Mapping[str, Tally] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,15 @@ class Run:
     def total(self) -> Tally:
         """Sums over the whole run."""
         return Tally.total(interval.tally for interval in self.intervals)
+
+    @cached_property
+    def sources(self) -> dict[str, Tally]:
+        """Sums over the whole run by the source of the rows; first tokens that nothing predicts are not in them."""
+        parts: dict[str, list[Tally]] = defaultdict(list)
+        for interval in self.intervals:
+            for name, tally in interval.sources.items():
+                parts[name].append(tally)
+        return {name: Tally.total(parts[name]) for name in sorted(parts)}
 
     @property
     def bundle(self) -> dict[str, Any]:

@@ -108,8 +108,12 @@ class FirstTokens:
         token_bytes = None if table is None else torch.tensor(table, device=first.device)
         return cls(layout, begin if is_known else None, token_bytes)
 
-    def observe(self, tensors: Sequence[Tensor]) -> None:
-        """Take in the integer tensors of one micro-batch; does not wait for the device."""
+    def observe(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Take in the integer tensors of one micro-batch; does not wait for the device.
+
+        Returns:
+            What each row adds to the counts, shape (9, rows).
+        """
         inputs, targets = _as_rows(tensors[self.layout.inputs]), _as_rows(tensors[self.layout.targets])
         first, last = inputs[:, 0], targets[:, -1]
         fresh = torch.ones_like(first, dtype=torch.bool) if self.begin_id is None else first != self.begin_id
@@ -121,14 +125,16 @@ class FirstTokens:
         before_row = torch.cat([before[-1:], last[:-1]])
         before_batch = before if len(before) == len(first) else nothing
         alone = [fresh, fresh & _breaks(first, before_row), fresh & _breaks(first, before_batch)]
-        seen = torch.stack([fresh & (first == before_row), fresh & (first == before_batch)]).long()
+        seen = [fresh & (first == before_row), fresh & (first == before_batch)]
         kinds = torch.stack(alone).long()
         spelt = torch.zeros_like(first) if self.token_bytes is None else self._bytes_of(first)
-        rows = first.new_full((1,), len(first))
-        counts = torch.cat([rows, kinds.sum(dim=1), (kinds * spelt).sum(dim=1), seen.sum(dim=1)])
+        rows = torch.ones_like(first).unsqueeze(0)
+        by_row = torch.cat([rows, kinds, kinds * spelt, torch.stack(seen).long()])
+        counts = by_row.sum(dim=1)
         self._counts = counts if self._counts is None else self._counts + counts
         self._last = last
         self._streams = self._streams or len(first)
+        return by_row
 
     def take(self) -> Tensor | None:
         """Hand over the counts so far, still on the device, and start again from zero."""

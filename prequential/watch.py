@@ -1,4 +1,4 @@
-"""What batches show beside their loss: tokens that nothing predicts, and passages that came before.
+"""What batches show beside their loss: tokens that nothing predicts, padding, rows and passages that came before.
 
 Settled in the first micro-batch; from then on it is counted on the device and read with the sums.
 """
@@ -6,7 +6,7 @@ Settled in the first micro-batch; from then on it is counted on the device and r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,8 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from prequential.capture import integer_tensors
 from prequential.codelength import Tally
 from prequential.identity import PassageAudit, Repeats, passage_tokens
+from prequential.meter import Meter, Piece
+from prequential.padding import Padding
+from prequential.replay import Rows, RowSplit
+from prequential.rows import RowSums, find_rows
 from prequential.run import REPEATS_ALLOWED
 from prequential.uncoded import FirstTokens, find_layout
 
@@ -25,40 +30,71 @@ class Watched(NamedTuple):
     """What one interval showed, still on the device."""
 
     first_tokens: Tensor | None
+    padding: Tensor | None
     samples: list[Tensor]
+    rows: list[RowSums]
+
+
+class Columns(NamedTuple):
+    """The sums of one interval with every position in its column, and the same by source where that is asked for."""
+
+    tally: Tally
+    sources: dict[str, Tally]
+    estimated: bool
 
 
 class BatchWatch:
-    """Watches the integer tensors of every batch.
+    """Watches the tensors of every batch.
 
     Args:
-        tensors: Integer tensors of the first micro-batch.
+        batch: The first micro-batch.
         positions: Target positions that its loss covered.
-        targets: Those targets, flat, if they were seen.
+        pieces: What its loss calls covered, if they were seen.
         vocab_size: Number of symbols V, or None.
         table: Bytes per token id, or None.
+        meter: Where loss calls are summed.
+        replay_by_rows: Whether rows that came before are replay.
+        source: Called with a batch for the source of each row; None if sums are not kept by source.
+        declared: Whether the script states its sums itself: then nothing is charged beside them.
     """
 
     def __init__(
         self,
-        tensors: Sequence[Tensor],
+        batch: Any,
         positions: int,
-        targets: Tensor | None,
+        pieces: Sequence[Piece],
         *,
         vocab_size: int | None,
         table: npt.NDArray[np.int64] | None,
+        meter: Meter,
+        replay_by_rows: bool = False,
+        source: Callable[[Any], Any] | None = None,
+        declared: bool = False,
     ) -> None:
-        layout = find_layout(tensors, positions, targets)
+        tensors, targets = integer_tensors(batch), torch.cat([p.targets for p in pieces]) if pieces else None
+        layout = None if declared else find_layout(tensors, positions, targets)
         self._first_tokens = FirstTokens.of(tensors, layout, table) if layout is not None else None
         self._vocab_size = vocab_size
         self._tokens = layout.inputs if layout is not None else _place_of(targets, tensors)
         self._audit = PassageAudit(passage_tokens(vocab_size)) if vocab_size and self._tokens is not None else None
         self._samples: list[Tensor] = []
+        self._padding = Padding()
+        found = find_rows(batch, pieces, vocab_size, positions)
+        self.rows = Rows(found, meter, replay_by_rows=replay_by_rows, source=source) if found is not None else None
 
-    def observe(self, tensors: Sequence[Tensor]) -> None:
-        """Take in the integer tensors of one micro-batch; does not wait for the device."""
+    @property
+    def tells_replay(self) -> bool:
+        """Whether replay is known by the rows themselves, whatever the number of the epoch."""
+        return self.rows is not None and self.rows.tells_replay
+
+    def observe(self, batch: Any, pieces: Sequence[Piece]) -> None:
+        """Take in one micro-batch and what its loss calls covered; does not wait for the device."""
+        tensors, by_row = integer_tensors(batch), None
         if self._first_tokens is not None:
-            self._first_tokens.observe(tensors)
+            by_row = self._first_tokens.observe(tensors)
+        if self.rows is not None:
+            self.rows.observe(batch, pieces, by_row)
+            self._observe_padding(batch, pieces, tensors)
         if self._audit is not None and self._tokens is not None:
             rows = tensors[self._tokens]
             if rows.dim() and rows.shape[-1] >= self._audit.length:
@@ -66,37 +102,65 @@ class BatchWatch:
 
     def take(self) -> Watched:
         """Hand over what was counted so far, still on the device, and start again."""
-        watched = Watched(self._first_tokens.take() if self._first_tokens is not None else None, self._samples)
+        first_tokens = self._first_tokens.take() if self._first_tokens is not None else None
+        rows = self.rows.take() if self.rows is not None else []
+        watched = Watched(first_tokens, self._padding.take(), self._samples, rows)
         self._samples = []
         return watched
 
-    def in_columns(self, tally: Tally, watched: Watched, *, replay: bool) -> Tally:
-        """Charge first tokens by the uniform code, leave empty slots out, and remember passages; waits for the device.
+    def in_columns(self, tally: Tally, watched: Watched, *, replay: bool) -> Columns:
+        """Put every position into its column; waits for the device.
+
+        First tokens are charged by the uniform code, empty slots left out, padding told from side information, rows
+        that came before moved to the replay column, and passages remembered.
 
         Args:
             tally: Sums of the interval.
             watched: What was seen in it.
-            replay: Whether all of it is replay: free, and no passage of it counts.
+            replay: Whether all of it is replay, by the number of its epoch.
         """
-        if watched.samples and self._audit is not None and not replay:
+        by_number = replay and not self.tells_replay
+        split = self.rows.split(watched.rows, by_number=by_number) if self.rows is not None else RowSplit()
+        if watched.samples and self._audit is not None and not by_number:
             self._audit.count(torch.cat(watched.samples).tolist())
-        if self._first_tokens is None or watched.first_tokens is None:
-            return tally
-        counts = watched.first_tokens.tolist()
-        tally = replace(tally, masked_tokens=tally.masked_tokens - self._first_tokens.empty_slots(counts))
-        if replay:
-            return tally
-        charge = self._first_tokens.charge(counts)
-        return replace(
-            tally,
-            uncoded_tokens=charge.tokens,
-            uncoded_nats=charge.tokens * math.log(self._vocab_size or 1),
-            raw_bytes=tally.raw_bytes + charge.raw_bytes,
-        )
+        tally = self._masks_told(tally, watched)
+        if by_number:
+            return Columns(tally.as_replay(), split.sources, False)
+        tally = split.moved(tally)
+        if self._first_tokens is not None and watched.first_tokens is not None:
+            counts = watched.first_tokens.tolist()
+            charge = self._first_tokens.charge([a - b for a, b in zip(counts, split.first_tokens, strict=True)])
+            tally = replace(
+                tally,
+                uncoded_tokens=charge.tokens,
+                uncoded_nats=charge.tokens * math.log(self._vocab_size or 1),
+                raw_bytes=tally.raw_bytes + charge.raw_bytes,
+            )
+        return Columns(tally, split.sources, split.estimated)
 
     def repeats(self) -> Repeats | None:
         """The share of tokens in repeated passages; None if the batches do not tell."""
         return self._audit.repeats() if self._audit is not None else None
+
+    def _masks_told(self, tally: Tally, watched: Watched) -> Tally:
+        masked, padding = tally.masked_tokens, 0
+        if self._first_tokens is not None and watched.first_tokens is not None:
+            masked -= self._first_tokens.empty_slots(watched.first_tokens.tolist())
+        if watched.padding is not None:
+            padding = min(masked, int(watched.padding))
+        return replace(tally, masked_tokens=masked - padding, padding_tokens=padding)
+
+    def _observe_padding(self, batch: Any, pieces: Sequence[Piece], tensors: Sequence[Tensor]) -> None:
+        targets = self.rows.layout.rows(batch, [p.targets for p in pieces]) if self.rows is not None else None
+        if targets is None:
+            return
+        ignored, tokens = targets == pieces[0].ignore_index, None
+        if self._first_tokens is not None:
+            layout = self._first_tokens.layout
+            tokens = tensors[layout.inputs]
+            ignored = ignored[:, :-1] if layout.empty_slot else ignored
+        if tokens is None or (tokens.dim() == 2 and len(tokens) == len(ignored)):
+            self._padding.observe(batch, ignored, tokens)
 
 
 def repeated(repeats: Repeats) -> str | None:
@@ -109,9 +173,12 @@ def repeated(repeats: Repeats) -> str | None:
     )
 
 
-def facts_of(repeats: Repeats | None) -> dict[str, Any]:
-    """What the end line of a book holds of the audit."""
-    return {} if repeats is None else {"repeats": repeats._asdict()}
+def facts_of(watch: BatchWatch | None) -> dict[str, Any]:
+    """What the end line of a book holds of the audits."""
+    repeats = watch.repeats() if watch is not None else None
+    sampling = watch.rows.sampling if watch is not None and watch.rows is not None else None
+    facts = {} if repeats is None else {"repeats": repeats._asdict()}
+    return facts if sampling is None else {**facts, "row_sampling": sampling._asdict()}
 
 
 def _place_of(targets: Tensor | None, tensors: Sequence[Tensor]) -> int | None:

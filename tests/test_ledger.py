@@ -143,7 +143,7 @@ def test_a_line_swallowing_its_neighbours_is_damage_too():
 def test_a_book_of_another_format_is_refused_by_name(number):
     """A book from the future says so, instead of being half understood."""
     Path("book.jsonl").write_text(json.dumps({"kind": "header", "book": number}) + "\n")
-    with pytest.raises(BookError, match=f"expected book format {BOOK_FORMAT}, got format {number!r}"):
+    with pytest.raises(BookError, match=f"expected book format 1 to {BOOK_FORMAT}, got format {number!r}"):
         read_book("book.jsonl")
 
 

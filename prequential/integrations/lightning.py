@@ -20,6 +20,7 @@ from prequential.integrations.circumstances import (
     circumstances,
     configuration,
 )
+from prequential.integrations.feeding import draws_once
 from prequential.integrations.session import Options, Session
 from prequential.recorder import Recorder
 from prequential.run import Run
@@ -46,6 +47,10 @@ class CompressionMonitor(pl.Callback):
         data_name: Declared name of the data, so that runs that cut it differently can be compared.
         baselines: Sizes in bytes of the same data under other codes, by name, to be shown beside the run.
         charges: Bits of choices made with sight of the data, by name: ``{"best of 8 runs": 3.0}``.
+        repeats: What rows that came before are: ``"replay"``, fed again by the program and free; ``"data"``, which
+            repeats itself and is charged again; ``"auto"``, data where the loader draws each row once, else replay.
+        source: Key under which a batch holds the source of each row (a name or a number), or a function of the batch;
+            the book then keeps sums by source.
         audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
             what it codes; None does not.
 
@@ -66,6 +71,8 @@ class CompressionMonitor(pl.Callback):
         data_name: str | None = None,
         baselines: Mapping[str, int] | None = None,
         charges: Mapping[str, float] | None = None,
+        repeats: str = "auto",
+        source: str | int | Callable[[Any], Any] | None = None,
         audit: str | None = None,
     ) -> None:
         self.options = Options(
@@ -77,6 +84,8 @@ class CompressionMonitor(pl.Callback):
             data_name=data_name,
             baselines=baselines,
             charges=charges,
+            repeats=repeats,
+            source=source,
         )
         if audit not in (None, "full"):
             raise MeasureError(f"expected audit to be 'full' or None, got {audit!r}: leave it out for none")
@@ -128,6 +137,7 @@ class CompressionMonitor(pl.Callback):
             device=pl_module.device,
             every_n_steps=max(1, vars(trainer)["log_every_n_steps"]),
             publish=lambda values, steps: self._publish(trainer, values, steps),
+            draws_once=draws_once(trainer),
         )
         self._wrap_training_step(trainer, self._session.recorder)
 

@@ -40,6 +40,8 @@ class Options:
     data_name: str | None = None
     baselines: Mapping[str, int] | None = None
     charges: Mapping[str, float] | None = None
+    repeats: str = "auto"
+    source: str | int | Callable[[Any], Any] | None = None
     table: TokenBytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -49,6 +51,8 @@ class Options:
             )
         if not all(math.isfinite(bits) and bits >= 0 for bits in (self.charges or {}).values()):
             raise MeasureError(f"expected bits of 0 or more as charges, got {self.charges}: log2 N for the best of N")
+        if self.repeats not in ("auto", "replay", "data"):
+            raise MeasureError(f"expected repeats to be 'auto', 'replay' or 'data', got {self.repeats!r}: see the docs")
         if isinstance(self.measure, str) and self.measure not in ("auto", "outputs", "capture"):
             object.__setattr__(self, "measure", _located(self.measure))
         if self.token_bytes is not None:
@@ -75,6 +79,7 @@ class Session:
         device: Where the loss is computed.
         every_n_steps: Optimiser steps between log points, where the options leave it open.
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
+        draws_once: Whether each epoch is known to draw every row of the data once.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Session:
         device: Any,
         every_n_steps: int,
         publish: Callable[[dict[str, float | int], int], None],
+        draws_once: bool = False,
     ) -> None:
         self.program = Program(options.bundle, options.table, configuration)
         self.recorder = Recorder(
@@ -99,6 +105,8 @@ class Session:
             charges=options.charges or {},
             every_n_steps=options.every_n_steps or every_n_steps,
             publish=publish,
+            replay_by_rows=options.repeats == "replay" or (options.repeats == "auto" and not draws_once),
+            source=source_of(options.source) if options.source is not None else None,
         )
 
     def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None]) -> None:
@@ -116,6 +124,11 @@ class Session:
             with Harmless("the run has its book, but no summary"):
                 files = self.program.written(self.recorder.path)
                 summarize(read_book(self.recorder.path), files)
+
+
+def source_of(given: str | int | Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Turn the key under which a batch holds the source of each row into a function of the batch."""
+    return given if callable(given) else lambda batch: batch[given]
 
 
 def book_in(ledger: str | os.PathLike[str]) -> Path:

@@ -140,8 +140,10 @@ def _balance(run: Run, values: Quantities) -> RenderableType:
         *((safe(name), "", cost(bits), _bytes(bits)) for name, bits in run.charges.items()),
         (safe(f"bundle ({rule})" if rule else "bundle"), "", count(bundle_bits), count(bundle_bytes)),
         charged("total", count(tally.tokens), values["description_bits"]),
-        ("masked", count(tally.masked_tokens), _FREE, _FREE),
         ("replayed", count(tally.replayed_tokens), _FREE, _FREE),
+        ("masked (side information)", count(tally.masked_tokens), _FREE, _FREE),
+        ("padding", count(tally.padding_tokens), _FREE, _FREE),
+        ("positions fed", count(tally.positions), "", ""),
         ("non-finite (in coded)", count(tally.nonfinite_tokens), "", ""),
     ]
     return figures_table(("", "tokens", "bits", "bytes"), rows, bold="total")

@@ -1,0 +1,115 @@
+"""Which rows came before: exact up to a number of rows, an estimate beyond it.
+
+Rows are told apart by 64-bit hashes, kept sorted, 8 bytes each. When there are more than ``capacity`` of them, only rows
+whose hash falls into the lower half are remembered from then on, then the lower quarter, and so on: the same row is
+sampled wherever it stands, so that the share of repeats among sampled rows estimates that of all others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+CAPACITY = 2**22  # rows: 32 MiB, and as much again while they are merged
+_MERGED = 2**14
+_RECENT = 1024  # sampled rows from which the share of the others is estimated
+
+Hashes = npt.NDArray[np.uint64]
+Shares = npt.NDArray[np.float64]
+
+
+class Sampling(NamedTuple):
+    """How far the replay column rests on a sample of rows.
+
+    Attributes:
+        tokens: Tokens in the replay column that were estimated.
+        standard_error: Of that number, in tokens, from the sampling.
+        sampled_share: Which share of rows is looked up at the end, 1 / 2 ** k.
+    """
+
+    tokens: float
+    standard_error: float
+    sampled_share: float
+
+
+class FirstExposures:
+    """Remembers rows by their hashes.
+
+    Args:
+        capacity: Rows that are remembered at most.
+
+    Example:
+        >>> seen = FirstExposures()
+        >>> seen.came_before(np.array([3, 5, 3], np.uint64), np.array([1, 1, 1])).tolist()
+        [0.0, 0.0, 1.0]
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._limit = 2**64
+        self._known = self._recent = np.empty(0, np.uint64)
+        self._decisions: deque[float] = deque(maxlen=_RECENT)
+        self._estimated = self._variance = 0.0
+
+    def came_before(self, hashes: Hashes, tokens: npt.NDArray[np.int64]) -> Shares:
+        """Take in rows, in their order.
+
+        Args:
+            hashes: One a row.
+            tokens: Coded tokens of each row, for the error of what is estimated.
+
+        Returns:
+            For each row 1 where it came before, 0 where it did not; where it is not in the sample, the share of rows
+            like it that came before.
+        """
+        sampled = hashes <= np.uint64(self._limit - 1)
+        before = self._looked_up(hashes[sampled])
+        shares = np.zeros(len(hashes))
+        shares[sampled] = before
+        if self._limit < 2**64:
+            self._decisions.extend(before.tolist())
+            shares[~sampled] = self._estimate(tokens[~sampled])
+        self._make_room()
+        return shares
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How much was estimated; None while every row was looked up."""
+        if self._limit == 2**64:
+            return None
+        return Sampling(self._estimated, math.sqrt(self._variance), self._limit / 2**64)
+
+    def _looked_up(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
+        values, first, where = np.unique(hashes, return_index=True, return_inverse=True)
+        known = _in_sorted(values, self._known) | _in_sorted(values, self._recent)
+        self._recent = np.union1d(self._recent, values[~known])
+        again: npt.NDArray[np.bool_] = known[where] | (np.arange(len(hashes)) != first[where])
+        return again
+
+    def _estimate(self, tokens: npt.NDArray[np.int64]) -> float:
+        """The share of repeats among the last sampled rows; its error is that of a binomial."""
+        count = len(self._decisions)
+        share = sum(self._decisions) / count if count else 0.0
+        total = float(tokens.sum())
+        self._estimated += share * total
+        self._variance += total**2 * share * (1 - share) / max(1, count)
+        return share
+
+    def _make_room(self) -> None:
+        if len(self._recent) >= _MERGED or len(self._known) + len(self._recent) > self._capacity:
+            self._known, self._recent = np.union1d(self._known, self._recent), self._recent[:0]
+        while len(self._known) > self._capacity:
+            self._limit //= 2
+            self._known = self._known[: np.searchsorted(self._known, np.uint64(self._limit - 1), side="right")]
+
+
+def _in_sorted(values: Hashes, known: Hashes) -> npt.NDArray[np.bool_]:
+    if not len(known):
+        return np.zeros(len(values), bool)
+    places = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    found: npt.NDArray[np.bool_] = known[places] == values
+    return found

@@ -1,0 +1,56 @@
+"""Whether a data loader feeds every row once an epoch: then rows that are equal are data that repeats itself.
+
+Anything that is not known to do so may feed a row again: a sampler that pads or draws with replacement, a data set that
+lists a part twice, a stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+)
+
+
+def draws_once(trainer: pl.Trainer) -> bool:
+    """Whether each epoch of this fit is known to draw every row of one data set once."""
+    loader = trainer.train_dataloader
+    whole = trainer.max_epochs == 1 or trainer.limit_train_batches == 1.0
+    return isinstance(loader, DataLoader) and loader_draws_once(loader, whole=whole)
+
+
+def loader_draws_once(loader: DataLoader[Any], *, whole: bool = True) -> bool:
+    """Whether a loader is known to draw every row once.
+
+    Args:
+        loader: The loader.
+        whole: Whether each epoch goes through all of it; where it does not, a shuffled one shows other rows each time.
+    """
+    batches = loader.batch_sampler
+    if batches is not None and type(batches) is not BatchSampler:
+        return False
+    if isinstance(loader.dataset, IterableDataset) or not _lists_once(loader.dataset):
+        return False
+    sampler: Any = loader.sampler
+    if type(sampler) is SequentialSampler:
+        return True
+    shuffled = type(sampler) is RandomSampler and not sampler.replacement
+    return shuffled and whole and bool(sampler.num_samples <= len(sampler.data_source))
+
+
+def _lists_once(dataset: Any) -> bool:
+    """Whether no row stands in a data set twice by the way it is put together; other classes are trusted."""
+    if isinstance(dataset, ConcatDataset):
+        members = dataset.datasets
+        return len({id(member) for member in members}) == len(members) and all(map(_lists_once, members))
+    if isinstance(dataset, Subset):
+        return len(set(dataset.indices)) == len(dataset.indices) and _lists_once(dataset.dataset)
+    return True

@@ -1,0 +1,193 @@
+"""Rows that came before: told on the host, and what of an interval moves to the replay column for them.
+
+Whether such a row is replay (fed again by the program, free) or data that repeats itself (charged again) cannot be seen
+in it. Whoever records says which; see `Rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from prequential.codelength import Tally
+from prequential.exposure import FirstExposures, Sampling
+from prequential.meter import Meter, Piece
+from prequential.rows import RowLayout, RowSums, row_hashes, row_sums
+
+_COUNTS = 9  # of `FirstTokens`
+_BY_ROW = slice(1, 7)  # of these: first tokens to be charged, and their bytes
+
+
+@dataclass
+class RowSplit:
+    """One interval, taken apart by rows.
+
+    Attributes:
+        again: Nats, coded tokens and raw bytes of the rows that came before.
+        first_tokens: What of the counts of `FirstTokens` belongs to them.
+        rows: Rows that did not come before.
+        rows_fingerprint: Sum of their hashes modulo 2**64.
+        sources: Sums by source, if they are kept.
+        estimated: Whether new and repeated rows shared a batch whose nats were not seen row by row.
+    """
+
+    again: Tally = field(default_factory=Tally)
+    first_tokens: list[int] = field(default_factory=lambda: [0] * _COUNTS)
+    rows: int = 0
+    rows_fingerprint: int = 0
+    sources: dict[str, Tally] = field(default_factory=dict)
+    estimated: bool = False
+
+    def moved(self, tally: Tally) -> Tally:
+        """Move rows that came before to the replay column of an interval's sums."""
+        if self.again.coded_tokens and self.again.coded_tokens >= tally.coded_tokens:
+            return tally.as_replay()
+        return replace(
+            tally,
+            nats=tally.nats - self.again.nats,
+            coded_tokens=tally.coded_tokens - self.again.coded_tokens,
+            raw_bytes=tally.raw_bytes - self.again.raw_bytes,
+            replayed_tokens=self.again.coded_tokens,
+            replayed_nats=self.again.nats,
+            rows=self.rows,
+            rows_fingerprint=self.rows_fingerprint,
+        )
+
+
+class Rows:
+    """Follows the rows of a run.
+
+    Args:
+        layout: Where the rows of a batch stand.
+        meter: Where loss calls are summed.
+        replay_by_rows: Whether a row that came before is replay; else it is data, and charged again.
+        source: Called with a batch for the source of each row; None if sums are not kept by source.
+    """
+
+    def __init__(
+        self, layout: RowLayout, meter: Meter, *, replay_by_rows: bool, source: Callable[[Any], Any] | None
+    ) -> None:
+        self.layout, self._meter, self._source = layout, meter, source
+        self.tells_replay = replay_by_rows and layout.identifies
+        self._exposures = FirstExposures()
+        self._waiting: list[RowSums] = []
+        self._before: Tensor | None = None
+        meter.by_target = self.needs_sums
+
+    @property
+    def needs_sums(self) -> bool:
+        """Whether rows must be summed one by one, not only told apart."""
+        return self.tells_replay or self._source is not None
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How far the replay column is an estimate; None if every row was looked up."""
+        return self._exposures.sampling
+
+    def observe(self, batch: Any, pieces: Sequence[Piece], first_tokens: Tensor | None) -> None:
+        """Take in one micro-batch; does not wait for the device.
+
+        Args:
+            batch: The micro-batch.
+            pieces: What its loss calls covered, if they were seen.
+            first_tokens: What `FirstTokens` counted in it, by row.
+        """
+        hashes = row_hashes(batch, self.layout.count(batch))
+        if not self.needs_sums:
+            self._waiting.append(RowSums(hashes))
+            return
+        progress = self._meter.progress()
+        since = progress if self._before is None else progress - self._before
+        self._before = progress
+        sums = row_sums(self.layout, hashes, batch, pieces, self._meter, since)
+        if first_tokens is not None and first_tokens.shape[1] % len(hashes) == 0:
+            sums = sums._replace(first_tokens=first_tokens.reshape(_COUNTS, len(hashes), -1).sum(2))
+        self._waiting.append(sums._replace(sources=None if self._source is None else self._source(batch)))
+
+    def take(self) -> list[RowSums]:
+        """Hand over the rows so far; called when the meter is emptied."""
+        waiting, self._waiting, self._before = self._waiting, [], None
+        return waiting
+
+    def split(self, rows: Sequence[RowSums], *, by_number: bool) -> RowSplit:
+        """Take an interval apart; waits for the device.
+
+        Args:
+            rows: Its micro-batches, as `take` gave them.
+            by_number: Whether all of them are replay by the number of their epoch.
+        """
+        if not rows:
+            return RowSplit()
+        host = _on_host(rows)
+        shares = np.full(len(host.hashes), float(by_number))
+        if self.tells_replay and not by_number:
+            shares = self._exposures.came_before(host.hashes, host.sums[0].round().astype(np.int64))
+        fresh = host.hashes[shares == 0]
+        exact = self.sampling is None
+        return RowSplit(
+            again=_tally(host.sums, shares),
+            first_tokens=_again(host.first_tokens, shares),
+            rows=len(fresh),
+            rows_fingerprint=int(fresh.sum(dtype=np.uint64)) if exact else 0,
+            sources=_by_source(host, shares),
+            estimated=_mixed(rows, shares),
+        )
+
+
+class _OnHost(NamedTuple):
+    """The rows of an interval: hashes (N,), sums of coded tokens, bytes and nats (3, N), first tokens (9, N), names."""
+
+    hashes: npt.NDArray[np.uint64]
+    sums: npt.NDArray[np.float64]
+    first_tokens: npt.NDArray[np.int64]
+    names: list[str]
+
+
+def _on_host(rows: Sequence[RowSums]) -> _OnHost:
+    hashes = torch.cat([part.hashes for part in rows]).cpu().numpy().view(np.uint64)
+    if rows[0].sums is None:
+        return _OnHost(hashes, np.zeros((3, len(hashes))), np.zeros((_COUNTS, len(hashes)), np.int64), [])
+    sums = torch.cat([part.sums for part in rows if part.sums is not None], dim=1).cpu().double().numpy()
+    blank = [part.hashes.new_zeros(_COUNTS, len(part.hashes)) for part in rows]
+    counted = [new if part.first_tokens is None else part.first_tokens for part, new in zip(rows, blank, strict=True)]
+    names = [str(name) for part in rows for name in _names(part.sources)]
+    return _OnHost(hashes, sums, torch.cat(counted, dim=1).cpu().numpy(), names)
+
+
+def _names(sources: Any) -> list[Any]:
+    if sources is None:
+        return []
+    return sources.tolist() if isinstance(sources, Tensor) else list(sources)
+
+
+def _tally(sums: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) -> Tally:
+    coded, raw_bytes, nats = (sums * shares).sum(1).tolist()
+    return Tally(nats=nats, coded_tokens=round(coded), raw_bytes=round(raw_bytes))
+
+
+def _again(first_tokens: npt.NDArray[np.int64], shares: npt.NDArray[np.float64]) -> list[int]:
+    counts = [0] * _COUNTS
+    counts[_BY_ROW] = (first_tokens[_BY_ROW] * shares).sum(1).round().astype(int).tolist()
+    return counts
+
+
+def _by_source(host: _OnHost, shares: npt.NDArray[np.float64]) -> dict[str, Tally]:
+    sums = {}
+    for name in sorted(set(host.names)):
+        mine = np.array([other == name for other in host.names])
+        again = _tally(host.sums[:, mine], shares[mine]).as_replay()
+        sums[name] = again + _tally(host.sums[:, mine], 1 - shares[mine])
+    return sums
+
+
+def _mixed(rows: Sequence[RowSums], shares: npt.NDArray[np.float64]) -> bool:
+    """Whether a batch that was not summed row by row holds both new and repeated rows."""
+    ends = np.cumsum([len(part.hashes) for part in rows])[:-1]
+    parts = zip(rows, np.split(shares, ends), strict=True)
+    return any(part.sums is not None and not part.resolved and 0 < own.mean() < 1 for part, own in parts)
