@@ -1,14 +1,13 @@
 """Which rows came before: exact up to a number of rows, an estimate beyond it.
 
-Rows are told apart by 64-bit hashes, kept sorted, 8 bytes each. When there are more than ``capacity`` of them, only rows
-whose hash falls into the lower half are remembered from then on, then the lower quarter, and so on: the same row is
-sampled wherever it stands, so that the share of repeats among sampled rows estimates that of all others.
+Rows are told apart by 64-bit hashes, kept sorted, 8 bytes each. When there are more than ``capacity`` of them, only
+those whose hash falls into the lower half are remembered from then on, then the lower quarter, and so on: the same row
+is sampled wherever it stands, so that the share of repeats among sampled rows estimates that of all others.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,6 @@ import numpy.typing as npt
 
 CAPACITY = 2**22  # rows: 32 MiB, and as much again while they are merged
 _MERGED = 2**14
-_RECENT = 1024  # sampled rows from which the share of the others is estimated
 
 Hashes = npt.NDArray[np.uint64]
 Shares = npt.NDArray[np.float64]
@@ -52,27 +50,25 @@ class FirstExposures:
         self._capacity = capacity
         self._limit = 2**64
         self._known = self._recent = np.empty(0, np.uint64)
-        self._decisions: deque[float] = deque(maxlen=_RECENT)
-        self._estimated = self._variance = 0.0
+        self._estimated = self._variance = self._owed = 0.0
 
     def came_before(self, hashes: Hashes, tokens: npt.NDArray[np.int64]) -> Shares:
         """Take in rows, in their order.
 
         Args:
             hashes: One a row.
-            tokens: Coded tokens of each row, for the error of what is estimated.
+            tokens: Coded tokens of each row, by which what is estimated is weighted.
 
         Returns:
-            For each row 1 where it came before, 0 where it did not; where it is not in the sample, the share of rows
-            like it that came before.
+            For each row 1 where it came before, 0 where it did not; where it is not in the sample, the share of such
+            tokens that is estimated to have come before.
         """
         sampled = hashes <= np.uint64(self._limit - 1)
-        before = self._looked_up(hashes[sampled])
+        again = self._looked_up(hashes[sampled])
         shares = np.zeros(len(hashes))
-        shares[sampled] = before
+        shares[sampled] = again
         if self._limit < 2**64:
-            self._decisions.extend(before.tolist())
-            shares[~sampled] = self._estimate(tokens[~sampled])
+            shares[~sampled] = self._estimate(tokens[sampled][again], int(tokens[~sampled].sum()))
         self._make_room()
         return shares
 
@@ -90,14 +86,19 @@ class FirstExposures:
         again: npt.NDArray[np.bool_] = known[where] | (np.arange(len(hashes)) != first[where])
         return again
 
-    def _estimate(self, tokens: npt.NDArray[np.int64]) -> float:
-        """The share of repeats among the last sampled rows; its error is that of a binomial."""
-        count = len(self._decisions)
-        share = sum(self._decisions) / count if count else 0.0
-        total = float(tokens.sum())
-        self._estimated += share * total
-        self._variance += total**2 * share * (1 - share) / max(1, count)
-        return share
+    def _estimate(self, again: npt.NDArray[np.int64], others: int) -> float:
+        """Estimate which share of ``others``, the tokens outside of the sample, came before (Horvitz and Thompson 1952).
+
+        Each token of a repeated row in the sample stands for ``(1 - f) / f`` outside of it, where f is the share of rows
+        in the sample. What is more than there are is owed to the next rows, so that the total stays unbiased.
+        """
+        weight = 2**64 / self._limit - 1
+        self._owed += weight * float(again.sum())
+        self._variance += weight * (weight + 1) * float((again.astype(float) ** 2).sum())
+        paid = min(self._owed, float(others))
+        self._owed -= paid
+        self._estimated += paid
+        return paid / others if others else 0.0
 
     def _make_room(self) -> None:
         if len(self._recent) >= _MERGED or len(self._known) + len(self._recent) > self._capacity:

@@ -5,6 +5,8 @@ Not cryptographic: they tell data apart by accident, they do not stop anybody wh
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -26,9 +28,15 @@ def powers(base: int, count: int, device: torch.device) -> Tensor:
     return series.cumprod(0)
 
 
+@functools.lru_cache(maxsize=32)
+def kept_powers(base: int, count: int, device: torch.device) -> Tensor:
+    """Give the same as `powers`, kept for the next call; not for use inside ``torch.compile``."""
+    return powers(base, count, device)
+
+
 def polynomial(rows: Tensor) -> Tensor:
     """Hash each row of shape (B, L): ``sum of (value[j] + 1) * BASE**j``, shape (B,)."""
-    return ((rows + 1) * powers(BASE, rows.shape[1], rows.device)).sum(1)
+    return ((rows + 1) * kept_powers(BASE, rows.shape[1], rows.device)).sum(1)
 
 
 def mixed(values: Tensor) -> Tensor:

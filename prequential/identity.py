@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prequential.hashing import BASE, INVERSE, mixed, powers
+from prequential.hashing import BASE, INVERSE, kept_powers, mixed
 
 PASSAGE_BITS = 2_048
 _SAMPLED = 64  # one passage in so many
@@ -93,10 +93,10 @@ def _passage_hashes(rows: Tensor, length: int) -> Tensor:
 
     ``hash = mix(sum of token[j + i] * BASE**i, i < length)`` modulo 2**64, from differences of running sums.
     """
-    terms = (rows + 1) * powers(BASE, rows.shape[1], rows.device)
+    terms = (rows + 1) * kept_powers(BASE, rows.shape[1], rows.device)
     running = torch.nn.functional.pad(terms.cumsum(1), (1, 0))
     changes = torch.nn.functional.pad((rows[:, 1:] != rows[:, :-1]).cumsum(1), (1, 0))
     passages = rows.shape[1] - length + 1
-    values = (running[:, length:] - running[:, :passages]) * powers(INVERSE, passages, rows.device)
+    values = (running[:, length:] - running[:, :passages]) * kept_powers(INVERSE, passages, rows.device)
     varied = changes[:, length - 1 :] - changes[:, :passages] >= length // 4
     return torch.where(varied, mixed(values), torch.iinfo(torch.int64).max).flatten()

@@ -71,9 +71,12 @@ def _cross_entropy(result: Tensor, call: Mapping[str, Any]) -> Scored | None:
     nats = whole(result) if plain else nats_per_token(whole(logits), targets, ignore_index=ignore_index)
 
     def each() -> Tensor:
-        scores = whole(logits).detach()
-        scores = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
-        return F.cross_entropy(scores, targets, ignore_index=ignore_index, reduction="none")
+        log_probs = _saved_log_probs(result)
+        if log_probs is not None:
+            kept = targets != ignore_index
+            chosen = log_probs.detach().gather(1, torch.where(kept, targets, 0).unsqueeze(1)).squeeze(1)
+            return torch.where(kept, -chosen, 0.0)
+        return F.cross_entropy(whole(logits).detach(), targets, ignore_index=ignore_index, reduction="none")
 
     return Scored(nats, targets, logits.shape[_classes(logits)], ignore_index, plain and _is_mean(call), each=each)
 
@@ -152,6 +155,18 @@ def _is_plain(result: Tensor, call: Mapping[str, Any]) -> bool:
         and call.get("reduce") is None
         and result.dtype in (torch.float32, torch.float64)
     )
+
+
+def _saved_log_probs(result: Tensor) -> Tensor | None:
+    """The log-probabilities that a cross-entropy keeps for its backward pass, which saves another pass over the logits.
+
+    Not where saved tensors go through hooks: to unpack them may mean to compute them again (activation checkpointing).
+    """
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if type(result.grad_fn).__name__ != "NllLossBackward0" or hooks is None or hooks(False) is not None:
+        return None
+    saved: Tensor = result.grad_fn._saved_self  # type: ignore[union-attr]
+    return saved
 
 
 def _nats_of_linear(call: Mapping[str, Any], targets: Tensor, ignore_index: int) -> Tensor:

@@ -39,7 +39,7 @@ def loader_draws_once(loader: DataLoader[Any], *, whole: bool = True) -> bool:
         return False
     if isinstance(loader.dataset, IterableDataset) or not _lists_once(loader.dataset):
         return False
-    sampler: Any = loader.sampler
+    sampler: Any = loader.sampler if batches is None else batches.sampler
     if type(sampler) is SequentialSampler:
         return True
     shuffled = type(sampler) is RandomSampler and not sampler.replacement

@@ -141,7 +141,7 @@ def _balance(run: Run, values: Quantities) -> RenderableType:
         (safe(f"bundle ({rule})" if rule else "bundle"), "", count(bundle_bits), count(bundle_bytes)),
         charged("total", count(tally.tokens), values["description_bits"]),
         ("replayed", count(tally.replayed_tokens), _FREE, _FREE),
-        ("masked (side information)", count(tally.masked_tokens), _FREE, _FREE),
+        ("masked", count(tally.masked_tokens), _FREE, _FREE),
         ("padding", count(tally.padding_tokens), _FREE, _FREE),
         ("positions fed", count(tally.positions), "", ""),
         ("non-finite (in coded)", count(tally.nonfinite_tokens), "", ""),

@@ -1,0 +1,63 @@
+"""Loaders that feed every row once, and those that may feed one again."""
+
+import pytest
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
+
+from prequential.integrations.feeding import loader_draws_once
+
+DATA = TensorDataset(torch.arange(10))
+OTHER = TensorDataset(torch.arange(5))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(10))
+
+
+ONCE = {
+    "in order": DataLoader(DATA, batch_size=3),
+    "shuffled": DataLoader(DATA, batch_size=3, shuffle=True, drop_last=True),
+    "one by one": DataLoader(DATA, batch_size=None),
+    "a random part": DataLoader(DATA, sampler=RandomSampler(DATA, num_samples=4)),
+    "two data sets": DataLoader(ConcatDataset([DATA, OTHER])),
+    "a part": DataLoader(Subset(DATA, [3, 1, 2])),
+}
+MAYBE_AGAIN = {
+    "with replacement": DataLoader(DATA, sampler=RandomSampler(DATA, replacement=True)),
+    "more than there are": DataLoader(DATA, sampler=RandomSampler(DATA, num_samples=11)),
+    "weighted": DataLoader(DATA, sampler=WeightedRandomSampler([1.0] * 10, 10)),
+    "padded": DataLoader(DATA, sampler=DistributedSampler(DATA, num_replicas=4, rank=0)),
+    "own batches": DataLoader(DATA, batch_sampler=[[0, 1], [0, 2]]),
+    "own sampler of batches": DataLoader(DATA, batch_sampler=BatchSampler([0, 0], 2, drop_last=False)),
+    "a stream": DataLoader(Stream()),
+    "listed twice": DataLoader(ConcatDataset([DATA, OTHER, DATA])),
+    "an index twice": DataLoader(Subset(DATA, [3, 1, 3])),
+    "a part of what is listed twice": DataLoader(Subset(ConcatDataset([DATA, DATA]), [0, 1])),
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_a_loader_that_draws_each_row_once_is_known(name):
+    assert loader_draws_once(ONCE[name])
+
+
+@pytest.mark.parametrize("name", MAYBE_AGAIN)
+def test_a_loader_that_may_feed_a_row_again_is_known(name):
+    assert not loader_draws_once(MAYBE_AGAIN[name])
+
+
+def test_epochs_cut_short_show_other_rows_each_time():
+    """Shuffled, but not in order."""
+    assert not loader_draws_once(ONCE["shuffled"], whole=False)
+    assert loader_draws_once(ONCE["in order"], whole=False)
