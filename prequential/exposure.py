@@ -87,10 +87,11 @@ class FirstExposures:
         return again
 
     def _estimate(self, again: npt.NDArray[np.int64], others: int) -> float:
-        """Estimate which share of ``others``, the tokens outside of the sample, came before (Horvitz and Thompson 1952).
+        """Estimate which share of ``others``, the tokens outside of the sample, came before.
 
-        Each token of a repeated row in the sample stands for ``(1 - f) / f`` outside of it, where f is the share of rows
-        in the sample. What is more than there are is owed to the next rows, so that the total stays unbiased.
+        Each token of a repeated row in the sample stands for ``(1 - f) / f`` outside of it, where f is the share of
+        rows in the sample (Horvitz and Thompson 1952). What is more than there are is owed to the next rows, so that
+        the total stays unbiased.
         """
         weight = 2**64 / self._limit - 1
         self._owed += weight * float(again.sum())

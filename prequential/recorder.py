@@ -23,6 +23,7 @@ from prequential.capture import LossTap
 from prequential.codelength import Tally, quantities
 from prequential.errors import MeasureError, warn
 from prequential.ledger import Ledger
+from prequential.live import interval_values, source_values
 from prequential.meter import Meter, Sums, read_sums
 from prequential.remarks import not_likelihood, remarks_on, returned_loss
 from prequential.route import Route, settle_route
@@ -299,27 +300,20 @@ class Recorder:
     def _opened(self) -> Ledger:
         if self._ledger is None:
             assert self.route is not None
-            self._ledger = Ledger(self.path, {**self._header, **self.route.header()})
+            repeats = "replay" if self._watch is not None and self._watch.tells_replay else "data"
+            self._ledger = Ledger(self.path, {**self._header, **self.route.header(), "repeats": repeats})
             for name, bits in self._charges.items():
                 self._ledger.charge(name, bits)
         return self._ledger
 
     def _publish(self) -> None:
-        values = self.measured()
-        since = quantities(
-            Tally(
-                nats=self.total.nats - self._at_last_log.nats,
-                uncoded_nats=self.total.uncoded_nats - self._at_last_log.uncoded_nats,
-                coded_tokens=self.total.coded_tokens - self._at_last_log.coded_tokens,
-                raw_bytes=self.total.raw_bytes - self._at_last_log.raw_bytes,
-            ),
-            bundle_bytes=0,
-            bytes_known=values["raw_bytes"] is not None,
-            vocab_size=None,
-        )
+        bytes_known = bool(self.route and self.route.bytes_known)
+        values = {
+            **self.measured(),
+            **interval_values(self.total, self._at_last_log, bytes_known=bytes_known),
+            **source_values(self.sources, bytes_known=bytes_known),
+        }
         self._at_last_log = self.total
-        values["interval_bits_per_byte"] = since["bits_per_byte"]
-        values["interval_bits_per_token"] = since["bits_per_token"]
         self.publish({name: value for name, value in values.items() if value is not None}, self.steps)
 
     def _compare_losses(self, waiting: list[_Waiting]) -> None:

@@ -90,6 +90,17 @@ class Run:
         return str(self.header.get("grade", "ideal"))
 
     @property
+    def given(self) -> list[str]:
+        """What the length is conditional on: what a receiver must have beside the bundle, uncharged."""
+        masked = self.total.masked_tokens
+        return [f"{masked:,} masked tokens"] if masked else []
+
+    @property
+    def length(self) -> str:
+        """Which length this is: ``K(D)``, or ``K(D | ...)`` where it is conditional."""
+        return f"K(D | {', '.join(self.given)})" if self.given else "K(D)"
+
+    @property
     def status(self) -> str:
         """``completed``, ``interrupted``, ``failed``, or ``open`` where no end line stands in the book."""
         return str(self.end["status"]) if self.end else "open"
@@ -125,9 +136,10 @@ class Run:
             total += f", {values['bits_per_token']:.4f} bits/token"
         answer, reasons = self.single_pass
         why = f" ({'; '.join(reasons)})" if reasons else ""
+        kind = f"{self.length}, " if self.given else ""
         return [
             total,
-            f"grade {self.grade}, found by {self.header.get('measure')}, single pass: {answer}{why}",
+            f"{kind}grade {self.grade}, found by {self.header.get('measure')}, single pass: {answer}{why}",
             f"book {self.path}",
         ]
 
@@ -148,7 +160,7 @@ class Run:
         reasons = [event["message"] for event in self.events if event["event"] == "not_single_pass"]
         replayed = sum(interval.tally.replayed_tokens for interval in self.intervals)
         if replayed and not reasons:
-            reasons = [f"{replayed:,} tokens were scored again after their first exposure"]
+            reasons = [f"{replayed:,} tokens were scored again after their first exposure, taken for replay, left out"]
         if reasons:
             return "no", reasons
         repeats = (self.end or {}).get("repeats") or {}

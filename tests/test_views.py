@@ -256,6 +256,8 @@ def test_baselines_are_sorted_by_size():
 
 DOCUMENTED = {
     "charges",
+    "length",
+    "sources",
     "name",
     "grade",
     "status",

@@ -12,6 +12,8 @@ from typing import Any
 from prequential.errors import ComparisonError
 from prequential.run import Run
 
+_OTHER_ORDER = "the same rows in another order: the fingerprint that depends on it differs, the one of the rows agrees"
+
 
 def check(runs: Sequence[Run], *, prefix: bool = False) -> tuple[bool, list[str]]:
     """Refuse what cannot be compared.
@@ -28,9 +30,9 @@ def check(runs: Sequence[Run], *, prefix: bool = False) -> tuple[bool, list[str]
     """
     _must_agree("grade", runs, _surrogate, "a surrogate is no code length, compare it with surrogates only")
     _must_agree("bundle rule", runs, _rule, "bundles are counted by one rule or left out of all runs: record one again")
-    proved = _same_fingerprints(runs)
-    notes = [] if proved else [_declared_equal(runs, prefix=prefix)]
-    if proved:
+    proved, shuffled = _same_fingerprints(runs), _same_rows(runs)
+    notes = [] if proved else [_OTHER_ORDER if shuffled else _declared_equal(runs, prefix=prefix)]
+    if proved or shuffled:
         _must_agree("masked_tokens", runs, lambda run: run.total.masked_tokens, "mask the same positions in all runs")
         _must_agree("tokenizer", runs, _tokenizer, "give all runs the same token_bytes", unknown_fits=True)
     _must_agree("raw_bytes", runs, _raw_bytes, "the same data has one size: check token_bytes", unknown_fits=True)
@@ -41,6 +43,13 @@ def _same_fingerprints(runs: Sequence[Run]) -> bool:
     """Tell whether all runs coded the same tokens in the same order; a fingerprint of 0 identifies nothing."""
     totals = [(run.header.get("fingerprint_scheme"), run.total.tokens, run.total.fingerprint) for run in runs]
     return len(set(totals)) == 1 and runs[0].total.fingerprint != 0
+
+
+def _same_rows(runs: Sequence[Run]) -> bool:
+    """Tell whether all runs coded the same rows, in whatever order."""
+    sampled = any((run.end or {}).get("row_sampling") for run in runs)  # then not every row was looked up
+    totals = [(run.total.tokens, run.total.rows, run.total.rows_fingerprint) for run in runs]
+    return len(set(totals)) == 1 and runs[0].total.rows_fingerprint != 0 and not sampled
 
 
 def _declared_equal(runs: Sequence[Run], *, prefix: bool) -> str:

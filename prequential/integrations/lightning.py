@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from prequential.causality import Finding, audited, undisturbed
+from prequential.codelength import REGISTRY
 from prequential.errors import MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
 from prequential.integrations.circumstances import (
@@ -96,6 +97,7 @@ class CompressionMonitor(pl.Callback):
         self._first_call = True
         self._last_global_step = 0
         self._silenced: set[int] = set()
+        self._declared: set[str] = set()
 
     @property
     def recorder(self) -> Recorder | None:
@@ -127,7 +129,7 @@ class CompressionMonitor(pl.Callback):
         if self._stands_back(trainer):
             return
         self._path = book_path(trainer, self.ledger)
-        self._silenced = set()
+        self._silenced, self._declared = set(), set(REGISTRY)
         self._last_global_step = trainer.global_step
         self._session = Session(
             self.options,
@@ -232,7 +234,10 @@ class CompressionMonitor(pl.Callback):
         self._session = None
 
     def _publish(self, trainer: pl.Trainer, values: dict[str, float | int], steps: int) -> None:
+        new, self._declared = set(values) - self._declared, self._declared | set(values)
         for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and new:
+                self._shielded(logger, door_to_wandb.declare, logger.experiment, sorted(new))
             self._shielded(logger, logger.log_metrics, _prefixed(values), steps - 1)
         shown = {"compressed_MB": values["compressed_bytes"] / 1e6}
         ratio = values.get("compression_ratio", values.get("uniform_ratio"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from prequential.codelength import REGISTRY
 from prequential.errors import Harmless, MeasureError
 from prequential.integrations import wandb as door_to_wandb
 from prequential.integrations.session import Options, Session, book_in
@@ -58,6 +59,7 @@ class Recording:
             raise MeasureError(f"expected a new path for the book, got the existing {self.book}: name another")
         self._wandb_run, self._publish = wandb_run, publish
         self._steps = 0
+        self._declared = set(REGISTRY)
         self._session = Session(
             Options(**options),
             path=self.book,
@@ -117,6 +119,8 @@ class Recording:
 
     def _published(self, values: dict[str, float | int], steps: int) -> None:
         if self._wandb_run is not None:
+            new, self._declared = set(values) - self._declared, self._declared | set(values)
+            door_to_wandb.declare(self._wandb_run, sorted(new))
             self._wandb_run.log({door_to_wandb.PREFIX + name: value for name, value in values.items()})
         if self._publish is not None:
             self._publish(values, steps)

@@ -5,7 +5,7 @@ Rows travel through the framework's own logger; nothing here logs a step. Works 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,13 @@ def declare_metrics(run: Any) -> None:
     resumed run keeps only what its own process declared, so this is called at every setup.
     """
     run.define_metric(X_AXIS)
-    for name in REGISTRY:
-        if PREFIX + name != X_AXIS:
-            run.define_metric(PREFIX + name, step_metric=X_AXIS)
+    declare(run, (name for name in REGISTRY if PREFIX + name != X_AXIS))
+
+
+def declare(run: Any, names: Iterable[str]) -> None:
+    """Give some ``prequential/*`` keys the tokens as their x-axis."""
+    for name in names:
+        run.define_metric(PREFIX + name, step_metric=X_AXIS)
 
 
 def identity(run: Any) -> dict[str, str]:

@@ -15,7 +15,8 @@ def run_record(run: Run) -> dict[str, Any]:
     Returns:
         Beside the registry's names: ``name``, ``grade``, ``status``, ``single_pass`` (yes, no, unknown) with
         ``single_pass_reasons``, ``measure``, ``bundle_sha256``, ``warnings`` (the reader's, then the messages of the
-        book's events), ``baselines`` (bytes by code) and ``charges`` (bits by name).
+        book's events), ``baselines`` (bytes by code), ``charges`` (bits by name), ``length`` (``K(D)``, or what it is
+        conditional on) and ``sources`` (quantities by source).
     """
     answer, reasons = run.single_pass
     return {
@@ -30,7 +31,16 @@ def run_record(run: Run) -> dict[str, Any]:
         "warnings": [*run.warnings, *(event["message"] for event in run.events)],
         "baselines": run.header.get("baselines"),
         "charges": run.charges,
+        "length": run.length,
+        "sources": {name: _of_source(run, name) for name in run.sources},
     }
+
+
+def _of_source(run: Run, name: str) -> dict[str, Any]:
+    """Quantities of one source, without what belongs to the run as a whole."""
+    values = run.measured(run.sources[name])
+    names = ("data_bits", "raw_bytes", "bits_per_byte", "bits_per_token", "nats", "coded_tokens", "replayed_tokens")
+    return {name: values[name] for name in names}
 
 
 def comparison_record(comparison: Comparison) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def run_table(run: Run) -> RenderableType:
     values = known_quantities(run)
     events = [f"step {event.get('step')}: {event['message']}" for event in run.events]
     parts: list[RenderableType] = [_headline(run, values), _balance(run, values), _ratios(values)]
+    if run.sources:
+        parts.append(_by_source(run))
     if run.header.get("baselines"):
         parts.append(_beside_baselines(run, values))
     parts += [Text(), _trust(run), listed("Events", events), listed("Warnings", run.warnings)]
@@ -178,11 +180,25 @@ def _beside_baselines(run: Run, values: Quantities) -> RenderableType:
     return Group(figures_table(("same data under", "bytes"), rows, bold=this_run), note)
 
 
+def _by_source(run: Run) -> RenderableType:
+    """Show which data is being learnt and which is noise: a line a source, the costliest first."""
+    rows = []
+    for name, tally in sorted(run.sources.items(), key=lambda item: -item[1].nats):
+        own = run.measured(tally)
+        rate = cost(own["bits_per_byte"] if run.bytes_known else own["bits_per_token"], 4)
+        raw = count(own["raw_bytes"])
+        rows.append((safe(name), count(tally.coded_tokens), raw, _bytes(own["data_bits"]), rate))
+    unit = "byte" if run.bytes_known else "token"
+    note = Text("First tokens of rows, which nothing predicts, are not in these lines.", style="dim")
+    return Group(figures_table(("source", "coded", "raw bytes", "data code", f"bits/{unit}"), rows), note)
+
+
 def _trust(run: Run) -> Table:
     """Tell how far the number is proved."""
     answer, reasons = run.single_pass
     return pairs(
         [
+            ("length", run.length),
             ("grade", run.grade),
             ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
             ("measured by", run.header.get("measure") or UNKNOWN),
