@@ -34,11 +34,14 @@ class Repeats(NamedTuple):
         share: Repeated samples over samples, 0 to 1.
         standard_error: Of the share, from the sampling.
         samples: Number of sampled passages.
+        detected: Of the passages of a row that came before, the least share that is found however it was cut into rows
+            of that length then, 0 to 1: a repeat across the edge of a row is not seen.
     """
 
     share: float
     standard_error: float
     samples: int
+    detected: float = 1.0
 
 
 def passage_tokens(vocab_size: int) -> int:
@@ -57,9 +60,13 @@ class PassageAudit:
         self.length = length
         self._limit = 2**64 // _SAMPLED
         self._times: dict[int, int] = {}  # how often each sampled passage came up
+        self._passages = self._found = 0
 
     def sample(self, rows: Tensor) -> Tensor:
         """Give the smallest hashes of passages in token rows of shape (B, T); does not wait for the device."""
+        passages = rows.shape[1] - self.length + 1
+        self._passages += len(rows) * passages
+        self._found += len(rows) * max(0, passages - self.length + 1)  # in two pieces, an old cut between them
         hashes = _passage_hashes(rows.detach().to(torch.int64), self.length)
         count = min(hashes.numel(), _SPARE * math.ceil(hashes.numel() / _SAMPLED) + 8)
         return torch.topk(hashes, count, largest=False, sorted=False).values
@@ -85,7 +92,8 @@ class PassageAudit:
         share = (samples - len(self._times)) / samples
         variance = sum((times - 1 - share * times) ** 2 for times in self._times.values()) / samples**2
         # Without a repeat there is no spread to be seen; 3 / samples is the 95 % bound then, by the rule of three.
-        return Repeats(share, math.sqrt(variance) if share else 1.5 / samples, samples)
+        error = math.sqrt(variance) if share else 1.5 / samples
+        return Repeats(share, error, samples, self._found / self._passages)
 
 
 def _passage_hashes(rows: Tensor, length: int) -> Tensor:

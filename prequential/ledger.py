@@ -251,8 +251,9 @@ class _Reader:
 
     def _end(self, record: dict[str, Any]) -> None:
         record["status"], record["totals"] = str(record["status"]), dict(record["totals"])
-        if "repeats" in record:
-            record["repeats"] = {key: float(_typed(value, float)) for key, value in dict(record["repeats"]).items()}
+        for audit in {"repeats", "coverage", "row_sampling"} & set(record):
+            facts = dict(record[audit]).items()
+            record[audit] = {key: None if value is None else _typed(value, float) for key, value in facts}
         self.end = record
 
     def _check_totals(self, run: Run) -> None:

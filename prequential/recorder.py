@@ -11,6 +11,7 @@ that no method raises: a failure of the instrument warns, marks the book incompl
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -26,9 +27,10 @@ from prequential.ledger import Ledger
 from prequential.live import interval_values, source_values
 from prequential.meter import Meter, Sums, read_sums
 from prequential.remarks import not_likelihood, remarks_on, returned_loss
+from prequential.replay import RowPlan
 from prequential.route import Route, settle_route
 from prequential.tokenbytes import TokenBytes
-from prequential.watch import BatchWatch, Columns, Watched, facts_of, repeated
+from prequential.watch import BatchWatch, Columns, Watched, facts_of
 
 # Intervals of the book grow to this share of what has been seen.
 _INTERVAL_SHARE = 0.01
@@ -36,6 +38,11 @@ _INTERVAL_SHARE = 0.01
 _ESTIMATED = (
     "a batch held both new rows and rows that came before, and its nats were not seen row by row: they are split in "
     "proportion, the replay column is an estimate"
+)
+
+_NO_ROWS = (
+    "the first batch does not show its rows: no tensor of it holds the targets, so that neither sources nor positions "
+    "of rows can be followed"
 )
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
@@ -84,8 +91,7 @@ class Recorder:
         charges: Bits of choices made with sight of the data, by name.
         every_n_steps: Optimiser steps between log points; the first come at steps 1, 2, 4, 8, ...
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
-        replay_by_rows: Whether rows that came before are replay; else they are data, and charged again.
-        source: Called with a batch for the source of each row; None if sums are not kept by source.
+        plan: What is to be found out about rows.
     """
 
     def __init__(
@@ -100,8 +106,7 @@ class Recorder:
         charges: Mapping[str, float],
         every_n_steps: int,
         publish: Callable[[dict[str, float | int], int], None],
-        replay_by_rows: bool = False,
-        source: Callable[[Any], Any] | None = None,
+        plan: RowPlan | None = None,
     ) -> None:
         self.path, self.measure, self.every_n_steps, self.publish = path, measure, every_n_steps, publish
         self.route: Route | None = None
@@ -113,7 +118,7 @@ class Recorder:
         self._header, self._token_bytes, self.bundle_bytes = dict(header), token_bytes, bundle_bytes
         self._ledger: Ledger | None = None
         self._device, self._charges = device, dict(charges)
-        self._replay_by_rows, self._source = replay_by_rows, source
+        self._plan = plan or RowPlan()
         self._meter = self._new_meter()
         self._watch: BatchWatch | None = None
         self._tap: LossTap | None = LossTap(self._meter) if measure in ("auto", "capture") else None
@@ -173,6 +178,25 @@ class Recorder:
         self._log_point()
 
     @_shielded
+    def dropped(self, rows: int) -> None:
+        """Charge rows of the data that were never fed, a remainder smaller than a batch, by the uniform code.
+
+        Their tokens are counted by the mean length of the rows that were fed, rounded up, and their bytes not at all.
+        """
+        self._log_point()
+        if not self.total.rows or not self._vocab_size:
+            return
+        tokens = math.ceil(rows * self.total.tokens / self.total.rows)
+        exact = self.total.tokens % self.total.rows == 0
+        tally = Tally(uncoded_tokens=tokens, uncoded_nats=tokens * math.log(self._vocab_size))
+        self.total += tally
+        self._opened().sums(self._last_step, tally, time.monotonic() - self._began)
+        estimate = "" if exact else ", an estimate by the mean length of a row"
+        self._note(
+            "dropped", f"{rows:,} rows ({tokens:,} tokens{estimate}) were never fed: charged by the uniform code"
+        )
+
+    @_shielded
     def note(self, event: str, message: str) -> None:
         """Put an event on the book, once a kind."""
         self._note(event, message)
@@ -194,8 +218,7 @@ class Recorder:
         self._finish_log_point()
         if self._ledger is None:
             return
-        repeats = self._watch.repeats() if self._watch is not None else None
-        message = repeated(repeats) if repeats is not None else None
+        message = self._watch.verdict() if self._watch is not None else None
         if message is not None:
             self.note("not_single_pass", message)
         facts = {**facts_of(self._watch), **facts}
@@ -230,7 +253,7 @@ class Recorder:
         table = None if self._token_bytes is None else self._token_bytes.table.tolist()
         meter = Meter(device=self._device, token_bytes=table)
         meter.pieces = []
-        meter.by_target = self._replay_by_rows or self._source is not None
+        meter.by_target = self._plan.by_target
         return meter
 
     def _settle(self, module: Any, batch: Any, outputs: Any) -> None:
@@ -249,11 +272,12 @@ class Recorder:
             vocab_size=route.vocab_size,
             table=self._token_bytes.table if self._token_bytes is not None else None,
             meter=self._meter,
-            replay_by_rows=self._replay_by_rows,
-            source=self._source,
+            plan=self._plan,
             declared=route.declares,
         )
         self.route = route
+        if self._watch.rows is None and (self._plan.source or self._plan.positions):
+            self._note("no_rows", _NO_ROWS)
         for number, message in enumerate(route.doubts):
             self._note(f"doubt at {number}", message)
 

@@ -16,12 +16,34 @@ import torch
 from torch import Tensor
 
 from prequential.codelength import Tally
+from prequential.coverage import Coverage
 from prequential.exposure import FirstExposures, Sampling
 from prequential.meter import Meter, Piece
 from prequential.rows import RowLayout, RowSums, row_hashes, row_sums
 
 _COUNTS = 9  # of `FirstTokens`
 _BY_ROW = slice(1, 7)  # of these: first tokens to be charged, and their bytes
+
+
+class RowPlan(NamedTuple):
+    """What is to be found out about rows.
+
+    Attributes:
+        replay_by_rows: Whether a row that came before is replay; else it is data, and charged again.
+        source: Called with a batch for the source of each row; None if sums are not kept by source.
+        positions: Called with a batch for the token of the corpus at which each row begins; None if that is not known.
+        corpus_tokens: Length of the corpus; None if it is not known.
+    """
+
+    replay_by_rows: bool = False
+    source: Callable[[Any], Any] | None = None
+    positions: Callable[[Any], Any] | None = None
+    corpus_tokens: int | None = None
+
+    @property
+    def by_target(self) -> bool:
+        """Whether loss calls have to be scored target by target."""
+        return self.replay_by_rows or self.source is not None
 
 
 @dataclass
@@ -66,15 +88,13 @@ class Rows:
     Args:
         layout: Where the rows of a batch stand.
         meter: Where loss calls are summed.
-        replay_by_rows: Whether a row that came before is replay; else it is data, and charged again.
-        source: Called with a batch for the source of each row; None if sums are not kept by source.
+        plan: What is to be found out about rows.
     """
 
-    def __init__(
-        self, layout: RowLayout, meter: Meter, *, replay_by_rows: bool, source: Callable[[Any], Any] | None
-    ) -> None:
-        self.layout, self._meter, self._source = layout, meter, source
-        self.tells_replay = replay_by_rows and layout.identifies
+    def __init__(self, layout: RowLayout, meter: Meter, plan: RowPlan) -> None:
+        self.layout, self._meter, self._plan = layout, meter, plan
+        self.tells_replay = plan.replay_by_rows and layout.identifies
+        self.coverage = Coverage(plan.corpus_tokens) if plan.positions is not None else None
         self._exposures = FirstExposures()
         self._waiting: list[RowSums] = []
         self._before: Tensor | None = None
@@ -83,7 +103,7 @@ class Rows:
     @property
     def needs_sums(self) -> bool:
         """Whether rows must be summed one by one, not only told apart."""
-        return self.tells_replay or self._source is not None
+        return self.tells_replay or self._plan.source is not None
 
     @property
     def sampling(self) -> Sampling | None:
@@ -99,8 +119,11 @@ class Rows:
             first_tokens: What `FirstTokens` counted in it, by row.
         """
         hashes = row_hashes(batch, self.layout.count(batch))
+        plan = self._plan
+        starts = None if plan.positions is None else plan.positions(batch)
+        length = self.layout.length(batch, pieces)
         if not self.needs_sums:
-            self._waiting.append(RowSums(hashes))
+            self._waiting.append(RowSums(hashes, starts=starts, length=length))
             return
         progress = self._meter.progress()
         since = progress if self._before is None else progress - self._before
@@ -108,7 +131,8 @@ class Rows:
         sums = row_sums(self.layout, hashes, batch, pieces, self._meter, since)
         if first_tokens is not None and first_tokens.shape[1] % len(hashes) == 0:
             sums = sums._replace(first_tokens=first_tokens.reshape(_COUNTS, len(hashes), -1).sum(2))
-        self._waiting.append(sums._replace(sources=None if self._source is None else self._source(batch)))
+        sources = None if plan.source is None else plan.source(batch)
+        self._waiting.append(sums._replace(sources=sources, starts=starts, length=length))
 
     def take(self) -> list[RowSums]:
         """Hand over the rows so far; called when the meter is emptied."""
@@ -128,6 +152,8 @@ class Rows:
         shares = np.full(len(host.hashes), float(by_number))
         if self.tells_replay and not by_number:
             shares = self._exposures.came_before(host.hashes, host.sums[0].round().astype(np.int64))
+        if self.coverage is not None and not by_number:
+            _cover(self.coverage, rows, shares)
         fresh = host.hashes[shares == 0]
         exact = self.sampling is None
         return RowSplit(
@@ -138,6 +164,16 @@ class Rows:
             sources=_by_source(host, shares),
             estimated=_mixed(rows, shares),
         )
+
+
+def _cover(coverage: Coverage, rows: Sequence[RowSums], shares: npt.NDArray[np.float64]) -> None:
+    """Count the tokens of the rows that are not replay."""
+    starts: dict[int, list[int]] = {}
+    kept = iter((shares < 1).tolist())
+    for part in rows:
+        starts.setdefault(part.length, []).extend(start for start in _listed(part.starts) if next(kept))
+    for length, some in starts.items():
+        coverage.add(np.array(some, np.int64), length)
 
 
 class _OnHost(NamedTuple):
@@ -156,14 +192,14 @@ def _on_host(rows: Sequence[RowSums]) -> _OnHost:
     sums = torch.cat([part.sums for part in rows if part.sums is not None], dim=1).cpu().double().numpy()
     blank = [part.hashes.new_zeros(_COUNTS, len(part.hashes)) for part in rows]
     counted = [new if part.first_tokens is None else part.first_tokens for part, new in zip(rows, blank, strict=True)]
-    names = [str(name) for part in rows for name in _names(part.sources)]
+    names = [str(name) for part in rows for name in _listed(part.sources)]
     return _OnHost(hashes, sums, torch.cat(counted, dim=1).cpu().numpy(), names)
 
 
-def _names(sources: Any) -> list[Any]:
-    if sources is None:
+def _listed(values: Any) -> list[Any]:
+    if values is None:
         return []
-    return sources.tolist() if isinstance(sources, Tensor) else list(sources)
+    return values.tolist() if isinstance(values, Tensor) else list(values)
 
 
 def _tally(sums: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) -> Tally:

@@ -35,6 +35,8 @@ class RowSums(NamedTuple):
         resolved: Whether that was summed row by row; else each row has an equal share of the batch.
         first_tokens: What `FirstTokens` counted, by row, shape (9, B); None if it does not count.
         sources: Where each row comes from: ids, shape (B,), or a list of names; None if that is not asked for.
+        starts: At which token of the corpus each row begins, shape (B,); None if that is not asked for.
+        length: Targets in a row.
     """
 
     hashes: Tensor
@@ -42,6 +44,8 @@ class RowSums(NamedTuple):
     resolved: bool = False
     first_tokens: Tensor | None = None
     sources: Any = None
+    starts: Any = None
+    length: int = 0
 
 
 class RowLayout(NamedTuple):
@@ -69,6 +73,11 @@ class RowLayout(NamedTuple):
     def rows(self, batch: Any, parts: Sequence[Tensor]) -> Tensor | None:
         """Put flat parts, one a loss call, into rows of shape (B, T); None where they do not fit."""
         return _in_rows(parts, self.count(batch), side_by_side=self.side_by_side) if parts else None
+
+    def length(self, batch: Any, pieces: Sequence[Piece]) -> int:
+        """Targets in a row: those of the loss calls, or where these were not seen all that the row holds."""
+        size = sum(piece.targets.numel() for piece in pieces) or tensors(batch)[self.place].numel()
+        return size // max(1, self.count(batch))
 
 
 def find_rows(batch: Any, pieces: Sequence[Piece], vocab_size: int | None, positions: int) -> RowLayout | None:

@@ -163,13 +163,33 @@ class Run:
             reasons = [f"{replayed:,} tokens were scored again after their first exposure, taken for replay, left out"]
         if reasons:
             return "no", reasons
+        covered = (self.end or {}).get("coverage")
+        if covered:
+            return _by_coverage(covered)
         repeats = (self.end or {}).get("repeats") or {}
         bound = repeats.get("share", 1.0) + 2 * repeats.get("standard_error", 0.0)
+        bound /= max(bound, repeats.get("detected", 1.0))  # at most 1
         if bound <= REPEATS_ALLOWED:
             return "yes", []
         if repeats:
-            return "unknown", [f"up to {100 * bound:.2g} % of the tokens (an estimate) may stand in repeated passages"]
+            return "unknown", [f"up to {_percent(bound)} of the tokens (an estimate) may stand in repeated passages"]
         return "unknown", ["rows are too short, or not seen, to tell whether any were fed twice"]
+
+
+def _by_coverage(covered: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Judge a single pass by how often each token of the corpus was coded."""
+    share = float(covered["share"])
+    if share <= REPEATS_ALLOWED:
+        return "yes", []
+    counts = f"{covered['once']:,} of the corpus once, {covered['repeated']:,} more often"
+    never = "" if covered.get("never") is None else f", {covered['never']:,} never"
+    words = f"{100 * share:.1f} % of the tokens had been coded before ({counts}{never})"
+    return "no", [f"{words}: the result codes a stream, not the corpus"]
+
+
+def _percent(share: float) -> str:
+    """Write a share rounded up, in two digits."""
+    return f"{math.ceil(1000 * share) / 10:.3g} %"
 
 
 def _down(ratio: float) -> str:

@@ -6,7 +6,7 @@ Settled in the first micro-batch; from then on it is counted on the device and r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from prequential.codelength import Tally
 from prequential.identity import PassageAudit, Repeats, passage_tokens
 from prequential.meter import Meter, Piece
 from prequential.padding import Padding
-from prequential.replay import Rows, RowSplit
+from prequential.replay import RowPlan, Rows, RowSplit
 from prequential.rows import RowSums, find_rows
 from prequential.run import REPEATS_ALLOWED
 from prequential.uncoded import FirstTokens, find_layout
@@ -53,8 +53,7 @@ class BatchWatch:
         vocab_size: Number of symbols V, or None.
         table: Bytes per token id, or None.
         meter: Where loss calls are summed.
-        replay_by_rows: Whether rows that came before are replay.
-        source: Called with a batch for the source of each row; None if sums are not kept by source.
+        plan: What is to be found out about rows.
         declared: Whether the script states its sums itself: then nothing is charged beside them.
     """
 
@@ -67,8 +66,7 @@ class BatchWatch:
         vocab_size: int | None,
         table: npt.NDArray[np.int64] | None,
         meter: Meter,
-        replay_by_rows: bool = False,
-        source: Callable[[Any], Any] | None = None,
+        plan: RowPlan,
         declared: bool = False,
     ) -> None:
         tensors, targets = integer_tensors(batch), torch.cat([p.targets for p in pieces]) if pieces else None
@@ -80,7 +78,7 @@ class BatchWatch:
         self._samples: list[Tensor] = []
         self._padding = Padding()
         found = find_rows(batch, pieces, vocab_size, positions)
-        self.rows = Rows(found, meter, replay_by_rows=replay_by_rows, source=source) if found is not None else None
+        self.rows = Rows(found, meter, plan) if found is not None else None
 
     @property
     def tells_replay(self) -> bool:
@@ -142,6 +140,12 @@ class BatchWatch:
         """The share of tokens in repeated passages; None if the batches do not tell."""
         return self._audit.repeats() if self._audit is not None else None
 
+    def verdict(self) -> str | None:
+        """Say that the run was no single pass, if the passages tell; not where coverage is counted exactly."""
+        repeats = self.repeats()
+        exact = self.rows is not None and self.rows.coverage is not None
+        return None if repeats is None or exact else repeated(repeats)
+
     def _masks_told(self, tally: Tally, watched: Watched) -> Tally:
         masked, padding = tally.masked_tokens, 0
         if self._first_tokens is not None and watched.first_tokens is not None:
@@ -175,10 +179,15 @@ def repeated(repeats: Repeats) -> str | None:
 
 def facts_of(watch: BatchWatch | None) -> dict[str, Any]:
     """What the end line of a book holds of the audits."""
-    repeats = watch.repeats() if watch is not None else None
-    sampling = watch.rows.sampling if watch is not None and watch.rows is not None else None
-    facts = {} if repeats is None else {"repeats": repeats._asdict()}
-    return facts if sampling is None else {**facts, "row_sampling": sampling._asdict()}
+    if watch is None:
+        return {}
+    rows = watch.rows
+    found = {
+        "repeats": watch.repeats(),
+        "coverage": rows.coverage.covered() if rows is not None and rows.coverage is not None else None,
+        "row_sampling": rows.sampling if rows is not None else None,
+    }
+    return {name: facts._asdict() for name, facts in found.items() if facts is not None}
 
 
 def _place_of(targets: Tensor | None, tensors: Sequence[Tensor]) -> int | None:

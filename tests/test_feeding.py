@@ -1,5 +1,7 @@
 """Loaders that feed every row once, and those that may feed one again."""
 
+import math
+
 import pytest
 import torch
 from torch.utils.data import (
@@ -13,8 +15,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 from torch.utils.data.distributed import DistributedSampler
+from toys import VOCABULARY, Toy, rows
 
+from prequential import CompressionMonitor
 from prequential.integrations.feeding import loader_draws_once
+from prequential.ledger import read_book
 
 DATA = TensorDataset(torch.arange(10))
 OTHER = TensorDataset(torch.arange(5))
@@ -61,3 +66,31 @@ def test_epochs_cut_short_show_other_rows_each_time():
     """Shuffled, but not in order."""
     assert not loader_draws_once(ONCE["shuffled"], whole=False)
     assert loader_draws_once(ONCE["in order"], whole=False)
+
+
+def fed(trainer_of, monitor=None, **options):
+    """A run over 30 rows in batches of 4, of which two are left over."""
+    tokens = rows(30)
+    data = DataLoader(TensorDataset(tokens[:, :-1], tokens[:, 1:]), batch_size=4, drop_last=True, shuffle=True)
+    monitor = monitor or CompressionMonitor(bundle=None, ledger="book.jsonl")
+    trainer_of(monitor, **options).fit(Toy(), data)
+    return read_book("book.jsonl")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_dropped_remainder_is_charged_by_the_uniform_code_once(trainer_of, epochs):
+    """Two rows of seven tokens are in the data and never fed: log2 20 bits a token, beside the first tokens."""
+    run = fed(trainer_of, max_epochs=epochs)
+    assert run.total.uncoded_tokens == 28 + 2 * 7
+    assert run.total.uncoded_nats == pytest.approx((28 + 14) * math.log(VOCABULARY))
+    assert run.total.tokens == 30 * 7
+    (message,) = [event["message"] for event in run.events if event["event"] == "dropped"]
+    assert message == "2 rows (14 tokens) were never fed: charged by the uniform code"
+
+
+@pytest.mark.parametrize("options", [{"limit_train_batches": 3}, {"max_steps": 3, "max_epochs": -1}])
+def test_what_a_run_did_not_get_to_is_no_remainder(trainer_of, options):
+    """A run that was told to stop describes what it was fed."""
+    run = fed(trainer_of, **options)
+    assert run.total.uncoded_tokens == 12
+    assert run.total.tokens == 12 * 7

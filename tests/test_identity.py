@@ -145,3 +145,14 @@ def test_nothing_seen_is_no_estimate():
     """Without a sample there is no share."""
     assert PassageAudit(16).repeats() is None
     assert Repeats(0.5, 0.1, 10).share == 0.5
+
+
+@pytest.mark.parametrize("length", [40, 64])
+def test_the_share_that_a_cut_cannot_hide_is_stated(length):
+    """The same text again, cut anywhere else: at least ``detected`` of its repeated passages are found."""
+    text = tokens(400 * length)
+    for shift in (1, length // 4, length // 2):
+        found = audited([text.view(-1, length), text.roll(shift).view(-1, length)])
+        assert found.detected == (length - 30) / (length - 15)
+        assert found.share / 0.5 > found.detected - 4 * found.standard_error
+    assert found.share / 0.5 == pytest.approx(found.detected, abs=4 * found.standard_error)

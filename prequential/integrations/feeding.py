@@ -46,6 +46,21 @@ def loader_draws_once(loader: DataLoader[Any], *, whole: bool = True) -> bool:
     return shuffled and whole and bool(sampler.num_samples <= len(sampler.data_source))
 
 
+def dropped_rows(trainer: pl.Trainer) -> int:
+    """How many rows of the data the epoch that just ended left out, since they did not fill a batch (``drop_last``)."""
+    loader = trainer.train_dataloader
+    if (
+        not isinstance(loader, DataLoader)
+        or not loader_draws_once(loader)
+        or trainer.num_training_batches != len(loader)
+    ):
+        return 0
+    batches: Any = loader.batch_sampler
+    if batches is None or not batches.drop_last or not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        return 0
+    return len(batches.sampler) % int(batches.batch_size)
+
+
 def _lists_once(dataset: Any) -> bool:
     """Whether no row stands in a data set twice by the way it is put together; other classes are trusted."""
     if isinstance(dataset, ConcatDataset):

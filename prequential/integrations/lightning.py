@@ -14,14 +14,14 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from prequential.causality import Finding, audited, undisturbed
 from prequential.codelength import REGISTRY
-from prequential.errors import MeasureError, warn
+from prequential.errors import Harmless, MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
 from prequential.integrations.circumstances import (
     book_path,
     circumstances,
     configuration,
 )
-from prequential.integrations.feeding import draws_once
+from prequential.integrations.feeding import draws_once, dropped_rows
 from prequential.integrations.session import Options, Session
 from prequential.recorder import Recorder
 from prequential.run import Run
@@ -52,6 +52,9 @@ class CompressionMonitor(pl.Callback):
             repeats itself and is charged again; ``"auto"``, data where the loader draws each row once, else replay.
         source: Key under which a batch holds the source of each row (a name or a number), or a function of the batch;
             the book then keeps sums by source.
+        positions: Key under which a batch holds the token of the corpus at which each row begins, or a function of the
+            batch: whether rows overlap is then counted exactly.
+        corpus_tokens: Length of the corpus in tokens, for those that were never coded.
         audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
             what it codes; None does not.
 
@@ -74,6 +77,8 @@ class CompressionMonitor(pl.Callback):
         charges: Mapping[str, float] | None = None,
         repeats: str = "auto",
         source: str | int | Callable[[Any], Any] | None = None,
+        positions: str | int | Callable[[Any], Any] | None = None,
+        corpus_tokens: int | None = None,
         audit: str | None = None,
     ) -> None:
         self.options = Options(
@@ -87,6 +92,8 @@ class CompressionMonitor(pl.Callback):
             charges=charges,
             repeats=repeats,
             source=source,
+            positions=positions,
+            corpus_tokens=corpus_tokens,
         )
         if audit not in (None, "full"):
             raise MeasureError(f"expected audit to be 'full' or None, got {audit!r}: leave it out for none")
@@ -163,6 +170,10 @@ class CompressionMonitor(pl.Callback):
         """Close the interval: what follows is replay."""
         if self.recorder is not None:
             self.recorder.epoch_done()
+            with Harmless("whether rows were dropped is not known"):
+                rows = dropped_rows(trainer) if trainer.current_epoch == 0 else 0
+                if rows:
+                    self.recorder.dropped(rows)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -19,9 +19,12 @@ from prequential.integrations.program import Program
 from prequential.integrations.versions import versions
 from prequential.ledger import BOOK_NAME, read_book
 from prequential.recorder import Recorder
+from prequential.replay import RowPlan
 from prequential.run import Run
 from prequential.tokenbytes import TokenBytes
 from prequential.tokenbytes import token_bytes as resolve_token_bytes
+
+FromBatch = str | int | Callable[[Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,9 @@ class Options:
     baselines: Mapping[str, int] | None = None
     charges: Mapping[str, float] | None = None
     repeats: str = "auto"
-    source: str | int | Callable[[Any], Any] | None = None
+    source: FromBatch | None = None
+    positions: FromBatch | None = None
+    corpus_tokens: int | None = None
     table: TokenBytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -105,8 +110,12 @@ class Session:
             charges=options.charges or {},
             every_n_steps=options.every_n_steps or every_n_steps,
             publish=publish,
-            replay_by_rows=options.repeats == "replay" or (options.repeats == "auto" and not draws_once),
-            source=source_of(options.source) if options.source is not None else None,
+            plan=RowPlan(
+                replay_by_rows=options.repeats == "replay" or (options.repeats == "auto" and not draws_once),
+                source=_taken(options.source),
+                positions=_taken(options.positions),
+                corpus_tokens=options.corpus_tokens,
+            ),
         )
 
     def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None]) -> None:
@@ -126,15 +135,17 @@ class Session:
                 summarize(read_book(self.recorder.path), files)
 
 
-def source_of(given: str | int | Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Turn the key under which a batch holds the source of each row into a function of the batch."""
-    return given if callable(given) else lambda batch: batch[given]
-
-
 def book_in(ledger: str | os.PathLike[str]) -> Path:
     """Path of the book that ``ledger`` means: a file name that ends in ``.jsonl``, or a folder for it."""
     given = Path(ledger)
     return given if given.suffix == ".jsonl" else given / BOOK_NAME
+
+
+def _taken(given: FromBatch | None) -> Callable[[Any], Any] | None:
+    """Turn a key under which a batch holds something into a function of the batch."""
+    if given is None or callable(given):
+        return given
+    return lambda batch: batch[given]
 
 
 def _status(error: BaseException | None) -> str:
