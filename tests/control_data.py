@@ -31,8 +31,10 @@ class Labelled(NamedTuple):
 
     @property
     def permuted(self) -> Tensor:
-        """The same labels in a random order. All arrangements are as likely, whatever a model knows of the images, so
-        that q is one over their number and the shortest code their `arrangement_bits`.
+        """The same labels in a random order.
+
+        All arrangements are as likely, whatever a model knows of the images and of how many labels there are of each:
+        q is one over their number.
         """
         return self.labels[torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(1))]
 

@@ -89,7 +89,7 @@ def test_random_characters_cost_six_bits(text):
 def letters(request):
     """Letters, the order of contexts to count after, and the fewest bits: of letters made up they are known exactly."""
     if request.param == "real":
-        return control_data.genome(DATA, 200_000), 3, 0.0
+        return control_data.genome(DATA, 120_000), 3, 0.0
     made_up, bits = control_data.made_up_genome(60_000)
     return made_up, 2, bits - DELTA_BITS
 
@@ -121,7 +121,7 @@ def test_a_softmax_costs_what_counting_does(letters):
 
 
 def test_a_network_on_a_genome_finds_what_counting_finds(letters):
-    """Bytes, hashed contexts and a hidden layer: within 1 % below and 4 % above the best order of counting, and under xz."""
+    """Bytes, hashed contexts and a hidden layer: 1 % below to 4 % above the best order of counting, and under xz."""
     text, _, fewest_bits = letters
     best_bits = min(counting_bits(text, order) for order in range(1, 6))
     bits, xz_bits = bits_of(controls.byte_run(text)), 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
