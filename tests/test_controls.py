@@ -56,7 +56,8 @@ def test_learning_random_labels_by_heart_does_not_shorten_their_code():
     some = control_data.made_up_images(400)
     once, often = (controls.label_run(some.images, some.drawn, max_epochs=epochs).total for epochs in (1, 13))
     shortest_bits = len(some.labels) * math.log2(CLASSES) - DELTA_BITS
-    assert (often.nats, often.coded_tokens, often.replayed_tokens) == (once.nats, 400, 12 * 400)
+    assert (often.coded_tokens, often.replayed_tokens) == (400, 12 * 400)
+    assert often.nats == pytest.approx(once.nats, rel=1e-12)
     assert nats_to_bits(often.replayed_nats) / 12 < shortest_bits <= nats_to_bits(often.nats)
 
 
