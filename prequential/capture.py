@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from prequential.errors import MeasureError
+from prequential.fused import FusedLosses
 from prequential.held import Call, Held, Mask, find_mask, is_first_pass_only, masked
 from prequential.likelihoods import LIKELIHOODS, Scored, read_call, whole
 from prequential.meter import Meter, read_sums
@@ -49,7 +50,7 @@ class LossTap(TorchFunctionMode):
         self.listing, self.late = True, False
         self._unreduced = torch.zeros((), dtype=torch.int64, device=meter.device)
         self._held: list[Held] | None = [] if hold else None
-        self._updates = Updates()
+        self._updates, self._fused = Updates(), FusedLosses(self.see)
         self._first_pass_only = self._scored_before = False
         self._order_known = True
         self._mask: Mask | None = None
@@ -64,12 +65,14 @@ class LossTap(TorchFunctionMode):
 
     def __enter__(self) -> LossTap:
         self._updates.begin(self._module)
+        self._fused.begin()
         self._scored_before = False
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._fused.end()
         self._updates.end()
         self._batch = None
         for _ in range(self._failed):
@@ -111,7 +114,7 @@ class LossTap(TorchFunctionMode):
     ) -> Any:
         if func not in LIKELIHOODS:  # dozens of calls a step come through here: nothing else may happen to them
             if func in GRADIENTS:
-                self._updates.gradients()
+                return self._while_learning(func, *args, **(kwargs or {}))
             return func(*args, **kwargs) if kwargs else func(*args)
         keywords = dict(kwargs or {})
         result = func(*args, **keywords)
@@ -120,6 +123,15 @@ class LossTap(TorchFunctionMode):
             return result
         self.see(func.__name__, args[0] if args else keywords.get("input"), result, read_call(func, args, keywords))
         return result
+
+    def _while_learning(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute gradients; losses inside are computed again (activation checkpointing), not for the first time."""
+        self._updates.gradients()
+        self._fused.end()
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._fused.begin()
 
     def see(self, name: str, scores: Any, result: Any, read: Callable[[Any], Scored | None]) -> None:
         """Take in a call that is not compiled; no failure of it gets into the training step.
