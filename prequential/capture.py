@@ -49,6 +49,7 @@ class LossTap(TorchFunctionMode):
         self.calls: list[Call] = []
         self.listing, self.late = True, False
         self._unreduced = torch.zeros((), dtype=torch.int64, device=meter.device)
+        self._probe = torch.zeros((), device=meter.device)
         self._held: list[Held] | None = [] if hold else None
         self._updates, self._fused = Updates(), FusedLosses(self.see)
         self._first_pass_only = self._scored_before = False
@@ -143,13 +144,14 @@ class LossTap(TorchFunctionMode):
             read: Gives its targets and their nats from that.
         """
         shape = tuple(getattr(scores, "shape", ()))
-        call = Call(name, shape, None, None, False)
+        call = Call(name, shape, None, None, plain=False, updated=False)
         try:
             with torch.no_grad():
                 scored = read(result)
                 copy = _copied(whole(result)) if self.listing and isinstance(result, Tensor) else None
                 vocab_size = None if scored is None else scored.vocab_size
-                call = Call(name, shape, vocab_size, copy, self._updates.happened())
+                plain = scored is not None and scored.nats is result
+                call = Call(name, shape, vocab_size, copy, plain, self._updates.happened())
                 self._take(call, scored)
         except Exception:  # under `torch.func.vmap`, with a tensor subclass
             self._failed += 1  # under `torch.func.grad` not even this can be added to the meter: see `__exit__`
@@ -162,6 +164,7 @@ class LossTap(TorchFunctionMode):
             self.meter.not_understood()
             return
         if self._held is not None:
+            self._probe.copy_(scored.nats.sum())  # fails inside a transform of `torch.func`, as the meter would
             each = self._each(scored)  # now: a script may change logits in place
             copied = scored._replace(
                 nats=_copied(scored.nats), targets=_copied(scored.targets), each=None if each is None else lambda: each
@@ -209,8 +212,7 @@ class LossTap(TorchFunctionMode):
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """A copy into memory of its own, which fails where a tensor lives only inside a transform of `torch.func`."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor.detach())
+    return tensor.detach().clone()
 
 
 class Declared(NamedTuple):

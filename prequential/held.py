@@ -30,6 +30,7 @@ class Call(NamedTuple):
         shape: Shape of its first argument.
         vocab_size: Number of symbols V; None where the call could not be turned into a code length.
         result: A copy of what it returned, detached; None if that was no tensor.
+        plain: Whether that was -log p itself, without weights or smoothing.
         updated: Whether the weights had been updated since the training step began.
     """
 
@@ -37,6 +38,7 @@ class Call(NamedTuple):
     shape: tuple[int, ...]
     vocab_size: int | None
     result: Tensor | None
+    plain: bool
     updated: bool
 
     def __str__(self) -> str:

@@ -142,7 +142,7 @@ def _compare_routes(
     if loss is None:
         return
     plain = not_likelihood(loss, reading.tally, 0) is None
-    if plain and reduced_by != "calls":  # a mask may come with a later batch
+    if plain and reduced_by != "calls" and all(call.plain for call in calls):  # a mask may come with a later batch
         route.disagreement = "disagree"
     explained = _is_returned(loss, calls, exactly=reduced_by == "script")
     if explained or reduced_by == "mask" or (explained is None and plain):

@@ -329,7 +329,8 @@ def test_a_loop_with_a_fused_head_is_recorded_as_one_with_logits(data, tmp_path)
     rows, matrix, targets = data
     expected, head = 0.0, nn.Parameter(matrix.clone())
     with Recording(tmp_path, bundle=None) as recording:
-        for _ in range(3):
+        for step in range(3):
+            rows = rows + step
             expected += in_float64(rows, head.detach(), targets)
             with recording.batch((rows, targets)) as outputs:
                 loss = outputs["loss"] = liger_linear(rows.flatten(0, 1), head, targets.flatten())

@@ -276,7 +276,8 @@ CASES = [
     Case("random_crops", pairs, 1404, replayed=36, uncoded=117, head="lm_head", arguments=("--text=2000",)),
     Case("sharpness_aware", pairs, 60),
     Case("micro_steps", in_parts, 60),
-    Case("masked_by_product", multiplied, 286, masked=98, uncoded=None),
+    # Random rows may end twice over in the same masked token, which is what padding looks like.
+    Case("masked_by_product", multiplied, 286, masked=92, padding=6, uncoded=None),
     Case("masked_by_product", multiplied, 384, uncoded=None, arguments=("--late",), says="masks", surrogate=True),
     Case("masked_by_product", multiplied, 384, uncoded=None, arguments=("--weights",), says="masks", surrogate=True),
     Case("update_before_loss", pairs, 400, uncoded=None, says="after it had updated", surrogate=True),
