@@ -299,6 +299,16 @@ def test_cut_cross_entropy_is_taken_at_its_word(shift, reduction, ignored, data)
     assert reading.tally.nats == pytest.approx(oracle, rel=1e-6)
 
 
+def test_cut_cross_entropy_may_ignore_any_id(data):
+    """A pad id inside the vocabulary is told by the places that count."""
+    rows, matrix, targets = data
+    targets = targets.clamp(min=3)
+    reading, _, _ = seen(lambda: linear_cross_entropy(rows, matrix, targets, ignore_index=3))
+    kept = torch.where(targets == 3, -100, targets)
+    assert reading.tally.coded_tokens == (targets != 3).sum() < targets.numel()
+    assert reading.tally.nats == pytest.approx(in_float64(rows, matrix, kept), rel=1e-6)
+
+
 def test_a_vocabulary_in_parts_is_refused(data):
     """Each process sees a part of the symbols only."""
     rows, matrix, targets = data

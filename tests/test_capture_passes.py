@@ -268,6 +268,15 @@ def test_where_all_losses_are_equal_no_mask_is_proved(module, masked_batch):
     assert watched.reduced_by == "script"
 
 
+def test_a_mask_of_ones_proves_nothing(module, masked_batch):
+    """A script that takes the mean may or may not look at it: a later mask of its own must not be taken for granted."""
+    x, y, rest = masked_batch
+    rest["mask"] = torch.ones_like(rest["mask"])
+    watched = Watched(module)
+    watched(lambda m, x, y, rest: losses_of(m, x, y).mean(), (x, y, rest))
+    assert watched.reduced_by == "script"
+
+
 def recorded(path, module, step, batches):
     """A recorded loop, as its book tells it."""
     with Recording(path, bundle=None, every_n_steps=2) as recording:
