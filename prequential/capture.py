@@ -16,25 +16,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from prequential.errors import MeasureError
-from prequential.likelihoods import LIKELIHOODS, read_call
-from prequential.meter import Meter
-
-
-class Call(NamedTuple):
-    """A loss call as it was seen: for messages, and to tell the chunks of one loss from several losses.
-
-    Attributes:
-        name: Name of the function.
-        shape: Shape of its first argument.
-        vocab_size: Number of symbols V; None where the call could not be turned into a code length.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    vocab_size: int | None
-
-    def __str__(self) -> str:
-        return f"{self.name} on {self.shape}"
+from prequential.fused import FusedLosses
+from prequential.held import Call, Held, Mask, find_mask, is_first_pass_only, masked
+from prequential.likelihoods import LIKELIHOODS, Scored, read_call, whole
+from prequential.meter import Meter, read_sums
+from prequential.updates import GRADIENTS, Updates
 
 
 class LossTap(TorchFunctionMode):
@@ -44,23 +30,81 @@ class LossTap(TorchFunctionMode):
     and so is the rounding of a half-precision loss. A plain float32 cross-entropy is taken as it is, a mean times its
     count: its rounding is about 1e-7 of the nats of that call, and 1e-7 nats a target where the model is very sure.
 
+    That the probabilities sum to one holds by construction where the function normalises them itself (cross-entropy,
+    and bits, whose two are p and 1 - p); where it is given them (`nll_loss`), every call is checked.
+
+    Args:
+        meter: Where nats are added.
+        hold: Whether calls are held back until `settle`, as in the first micro-batch of a run.
+
     Attributes:
         calls: Loss calls seen while not compiling, as long as ``listing`` is true.
         listing: Whether calls are listed.
+        late: Whether some step computed its first loss after it had updated the weights.
     """
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, *, hold: bool = False) -> None:
         super().__init__()
         self.meter = meter
         self.calls: list[Call] = []
-        self.listing = True
+        self.listing, self.late = True, False
+        self._unreduced = torch.zeros((), dtype=torch.int64, device=meter.device)
+        self._probe = torch.zeros((), device=meter.device)
+        self._held: list[Held] | None = [] if hold else None
+        self._updates, self._fused = Updates(), FusedLosses(self.see)
+        self._first_pass_only = self._scored_before = False
+        self._order_known = True
+        self._mask: Mask | None = None
+        self._batch: Any = None
+        self._module: Any = None
         self._failed = 0
+
+    def on(self, module: Any, batch: Any) -> LossTap:
+        """Say which training step comes next: its module, or None, and its batch."""
+        self._module, self._batch = module, batch
+        return self
+
+    def __enter__(self) -> LossTap:
+        self._updates.begin(self._module)
+        self._fused.begin()
+        self._scored_before = False
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._fused.end()
+        self._updates.end()
+        self._batch = None
         for _ in range(self._failed):
             self.meter.not_understood()
         self._failed = 0
+
+    def settle(self, batch: Any, loss: Tensor | None) -> str:
+        """Count the calls held back in the first micro-batch, and know from then on what counts; waits for the device.
+
+        Args:
+            batch: The first micro-batch.
+            loss: The loss that its step returned.
+
+        Returns:
+            Who reduced the losses of the targets: the ``calls``, the ``script``, or the script by a ``mask``, if that
+            was proved.
+        """
+        held, self._held, self.listing = self._held or [], None, False
+        # Calls that were compiled are in the meter already, but not in their place among the others.
+        self._order_known = not read_sums([self.meter.peek()])[0].calls
+        self._first_pass_only = self._order_known and is_first_pass_only(held, batch)
+        counted = [one for one in held if not (one.call.updated and self._first_pass_only)]
+        self.calls = [call for call in self.calls if not (call.updated and self._first_pass_only)]
+        self.late = self._order_known and bool(counted) and counted[0].call.updated
+        self._mask = find_mask(counted, batch, loss) if self._order_known else None
+        for one in counted:
+            self._count(one.scored, batch)
+        if self._mask is not None:
+            return "mask"
+        unreduced = any(one.call.result is not None and one.call.result.dim() for one in counted)
+        return "script" if unreduced or bool(self._unreduced) else "calls"
 
     def __torch_function__(
         self,
@@ -70,42 +114,105 @@ class LossTap(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func not in LIKELIHOODS:  # dozens of calls a step come through here: nothing else may happen to them
+            if func in GRADIENTS:
+                return self._while_learning(func, *args, **(kwargs or {}))
             return func(*args, **kwargs) if kwargs else func(*args)
         keywords = dict(kwargs or {})
         result = func(*args, **keywords)
         if torch.compiler.is_compiling():  # a list or a handler would break the graph
             self._add(func, result, args, keywords)
             return result
-        vocab_size = self._add_harmlessly(func, result, args, keywords)
-        if self.listing:
-            shape = tuple(getattr(args[0] if args else keywords.get("input"), "shape", ()))
-            self.calls.append(Call(func.__name__, shape, vocab_size))
+        self.see(func.__name__, args[0] if args else keywords.get("input"), result, read_call(func, args, keywords))
         return result
 
-    def _add_harmlessly(self, *call: Any) -> int | None:
-        """Let no failure of the meter (under `torch.func.vmap`, with a tensor subclass) into the training step."""
+    def _while_learning(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute gradients; losses inside are computed again (activation checkpointing), not for the first time."""
+        self._updates.gradients()
+        self._fused.end()
         try:
-            return self._add(*call)
-        except Exception:
+            return func(*args, **kwargs)
+        finally:
+            self._fused.begin()
+
+    def see(self, name: str, scores: Any, result: Any, read: Callable[[Any], Scored | None]) -> None:
+        """Take in a call that is not compiled; no failure of it gets into the training step.
+
+        Args:
+            name: Name of the function.
+            scores: Its first argument.
+            result: What it returned.
+            read: Gives its targets and their nats from that.
+        """
+        shape = tuple(getattr(scores, "shape", ()))
+        call = Call(name, shape, None, None, plain=False, updated=False)
+        try:
+            with torch.no_grad():
+                scored = read(result)
+                copy = _copied(whole(result)) if self.listing and isinstance(result, Tensor) else None
+                vocab_size = None if scored is None else scored.vocab_size
+                plain = scored is not None and scored.nats is result
+                call = Call(name, shape, vocab_size, copy, plain, self._updates.happened())
+                self._take(call, scored)
+        except Exception:  # under `torch.func.vmap`, with a tensor subclass
             self._failed += 1  # under `torch.func.grad` not even this can be added to the meter: see `__exit__`
-            return None
+            call = call._replace(vocab_size=None)
+        if self.listing:
+            self.calls.append(call)
+
+    def _take(self, call: Call, scored: Scored | None) -> None:
+        if scored is None:
+            self.meter.not_understood()
+            return
+        if self._held is not None:
+            self._probe.copy_(scored.nats.sum())  # fails inside a transform of `torch.func`, as the meter would
+            each = self._each(scored)  # now: a script may change logits in place
+            copied = scored._replace(
+                nats=_copied(scored.nats), targets=_copied(scored.targets), each=None if each is None else lambda: each
+            )
+            self._held.append(Held(call, copied, scored.targets))
+            return
+        if call.updated and self._first_pass_only:
+            return
+        self.late = self.late or (call.updated and self._order_known and not self._scored_before)
+        self._scored_before = True
+        self._count(scored, self._batch)
 
     @torch.no_grad()
     def _add(
         self, func: Callable[..., Any], result: Tensor, args: tuple[Any, ...], keywords: Mapping[str, Any]
-    ) -> int | None:
-        scored = read_call(func, result, args, keywords)
+    ) -> None:
+        scored = read_call(func, args, keywords)(result)
         if scored is None:
             self.meter.not_understood()
-            return None
-        nats, targets, vocab_size, ignore_index, mean, doubtful, score_each = scored
-        by_target = self.meter.by_target and not torch.compiler.is_compiling() and nats.numel() != targets.numel()
-        each = score_each() if by_target and score_each is not None else None
+            return
+        if result.dim():
+            self._unreduced.add_(1)
+        self._count(scored, None)
+
+    def _count(self, scored: Scored, batch: Any) -> None:
+        """Add a call to the meter."""
+        if self._mask is not None:
+            kept = self._mask.of(batch, scored.targets.numel())
+            if kept is None:
+                raise MeasureError("expected the mask of the first batch in every batch, got one that does not fit")
+            scored = masked(scored, kept)
+        nats, targets, vocab_size, ignore_index, mean, doubtful, _ = scored
+        each = self._each(scored)
         if doubtful is not None:  # known on the device only, where the call is then taken out again
             self.meter.not_understood(doubtful)
             nats, targets = torch.where(doubtful, 0.0, nats), torch.where(doubtful, ignore_index, targets)
         self.meter.add(nats, targets, vocab_size=vocab_size, ignore_index=ignore_index, mean=mean, each=each)
-        return vocab_size
+
+    def _each(self, scored: Scored) -> Tensor | None:
+        """Nats target by target, where they are asked for and only their sum or mean is there."""
+        by_target = self.meter.by_target and not torch.compiler.is_compiling()
+        if not by_target or scored.each is None or scored.nats.numel() == scored.targets.numel():
+            return None
+        return scored.each()
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
 
 
 class Declared(NamedTuple):
@@ -140,19 +247,3 @@ def declared(outputs: Any) -> Declared | None:
                 f"expected one number as {name!r}, got a tensor of shape {tuple(value.shape)}: return the sum"
             )
     return Declared(nats, tokens, outputs.get("bytes"), outputs.get("targets"))
-
-
-def integer_tensors(batch: Any) -> list[Tensor]:
-    """All integer tensors in a batch: nested lists, tuples and mappings are searched."""
-    return [leaf for leaf in tensors(batch) if not leaf.is_floating_point() and not leaf.is_complex()]
-
-
-def tensors(batch: Any) -> list[Tensor]:
-    """All tensors in a batch, in the order in which they stand there."""
-    if isinstance(batch, Tensor):
-        return [batch]
-    if isinstance(batch, Mapping):
-        return [leaf for value in batch.values() for leaf in tensors(value)]
-    if isinstance(batch, (list, tuple)):
-        return [leaf for value in batch for leaf in tensors(value)]
-    return []

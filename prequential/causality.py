@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from prequential.capture import integer_tensors
+from prequential.batches import integer_tensors
 from prequential.likelihoods import LIKELIHOODS
 from prequential.scoring import nats_per_token
 from prequential.uncoded import Layout, find_layout

@@ -46,21 +46,21 @@ Reader = Callable[[Tensor, Mapping[str, Any]], "Scored | None"]
 
 
 def read_call(
-    func: Callable[..., Any], result: Tensor, args: tuple[Any, ...], keywords: Mapping[str, Any]
-) -> Scored | None:
+    func: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> Callable[[Tensor], Scored | None]:
     """Read -log p of every target out of one call of a function in `LIKELIHOODS`.
 
     Args:
         func: The function.
-        result: What it returned.
         args: Its positional arguments.
         keywords: Its other arguments.
 
     Returns:
-        The targets with their nats, or None where the call has no code length.
+        Given what the call returned: the targets with their nats, or None where it has no code length.
     """
     reader, names = LIKELIHOODS[func]
-    return reader(result, dict(zip(names, args, strict=False)) | dict(keywords))
+    call = dict(zip(names, args, strict=False)) | dict(keywords)
+    return lambda result: reader(result, call)
 
 
 def _cross_entropy(result: Tensor, call: Mapping[str, Any]) -> Scored | None:

@@ -26,7 +26,7 @@ from prequential.errors import MeasureError, warn
 from prequential.ledger import Ledger
 from prequential.live import interval_values, source_values
 from prequential.meter import Meter, Sums, read_sums
-from prequential.remarks import not_likelihood, remarks_on, returned_loss
+from prequential.remarks import SCORED_AFTER_UPDATE, not_likelihood, remarks_on, returned_loss, uncovered
 from prequential.replay import RowPlan
 from prequential.route import Route, settle_route
 from prequential.tokenbytes import TokenBytes
@@ -58,6 +58,7 @@ class _Waiting(NamedTuple):
     watched: Watched | None
     returned_loss: Tensor | None
     first_batch: Sums | None
+    expected: list[int]
 
 
 def _shielded(method: _Method) -> _Method:
@@ -121,7 +122,7 @@ class Recorder:
         self._plan = plan or RowPlan()
         self._meter = self._new_meter()
         self._watch: BatchWatch | None = None
-        self._tap: LossTap | None = LossTap(self._meter) if measure in ("auto", "capture") else None
+        self._tap: LossTap | None = LossTap(self._meter, hold=True) if measure in ("auto", "capture") else None
         self._waiting: list[_Waiting] = []
         self._steps_in_interval = 0
         self._batches_in_interval = 0
@@ -133,9 +134,9 @@ class Recorder:
 
     # -- during training ----------------------------------------------------------------------------------------
 
-    def capturing(self) -> AbstractContextManager[Any]:
+    def capturing(self, module: Any, batch: Any) -> AbstractContextManager[Any]:
         """Context for one training step, in which loss calls are seen."""
-        return self._tap if self._tap is not None and self.failure is None else nullcontext()
+        return self._tap.on(module, batch) if self._tap is not None and self.failure is None else nullcontext()
 
     @_shielded
     def observe(self, module: Any, batch: Any, outputs: Any) -> None:
@@ -151,6 +152,10 @@ class Recorder:
         pieces, self._meter.pieces = self._meter.pieces or [], []
         if self._watch is not None:
             self._watch.observe(batch, pieces)
+        if self.route is not None and self.route.coverage is not None:
+            self.route.coverage.observe(batch)
+        if self._tap is not None and self._tap.late:
+            self._note("scored_after_update", SCORED_AFTER_UPDATE)
         loss = returned_loss(outputs)
         if self._batches_in_interval == 0 and loss is not None:
             self._check = (loss, self._meter.peek())
@@ -257,14 +262,17 @@ class Recorder:
         return meter
 
     def _settle(self, module: Any, batch: Any, outputs: Any) -> None:
+        reduced_by = "calls" if self._tap is None else self._tap.settle(batch, returned_loss(outputs))
         reading = read_sums([self._meter.peek()])[0]
         calls = self._tap.calls if self._tap is not None else []
-        route = settle_route(self.measure, reading, calls, module, batch, outputs, self._token_bytes)
+        route = settle_route(
+            self.measure, reading, calls, module, batch, outputs, self._token_bytes, reduced_by=reduced_by
+        )
         if route.declares:  # what the tap may have seen as well is not counted twice
             self._tap, self._meter = None, self._new_meter()
             route.add_declared(self._meter, module, batch, outputs)
         if self._tap is not None:
-            self._tap.listing = False
+            self._tap.calls = []
         self._watch = BatchWatch(
             batch,
             reading.tally.positions,
@@ -278,16 +286,20 @@ class Recorder:
         self.route = route
         if self._watch.rows is None and (self._plan.source or self._plan.positions):
             self._note("no_rows", _NO_ROWS)
-        for number, message in enumerate(route.doubts):
-            self._note(f"doubt at {number}", message)
+        for event, message in route.doubts.items():
+            self._note(event, message)
 
     def _close_interval(self) -> None:
         if self._batches_in_interval:
             loss, first_batch = self._check or (None, None)
             elapsed_s = time.monotonic() - self._began
             watched = self._watch.take() if self._watch is not None else None
+            coverage = self.route.coverage if self.route is not None else None
+            expected = coverage.take() if coverage is not None else []
             sums = self._meter.take()
-            self._waiting.append(_Waiting(self._last_step, elapsed_s, self.replay, sums, watched, loss, first_batch))
+            self._waiting.append(
+                _Waiting(self._last_step, elapsed_s, self.replay, sums, watched, loss, first_batch, expected)
+            )
         self._steps_in_interval = self._batches_in_interval = 0
         self._check = None
 
@@ -309,6 +321,9 @@ class Recorder:
                 self._note("replay_estimated", _ESTIMATED)
             for event, message in remarks_on(reading, interval.step, self._vocab_size):
                 self._note(event, message)
+            missing = uncovered(reading.tally.positions, interval.expected, interval.step)
+            if missing is not None:
+                self._note("uncovered", missing)
         self._compare_losses(waiting)
         self._publish()
 
@@ -345,9 +360,10 @@ class Recorder:
         checked = [(i.step, i.returned_loss, i.first_batch) for i in waiting if i.first_batch is not None]
         readings = read_sums([sums for _, _, sums in checked if sums is not None])
         for (step, loss, _), reading in zip(checked, readings, strict=True):
-            message = None if loss is None else not_likelihood(loss, reading.tally, step)
+            event = self.route.disagreement if self.route is not None else "not_likelihood"
+            message = not_likelihood(loss, reading.tally, step, masks=event == "disagree") if loss is not None else None
             if message is not None:
-                self._note("not_likelihood", message)
+                self._note(event, message)
 
     def _note(self, event: str, message: str) -> None:
         if event in self._said:

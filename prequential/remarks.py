@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,13 @@ from prequential.meter import Reading
 # precision both the log-probabilities and their mean are rounded: 1 % was seen.
 _TOLERANCE = 1e-3
 _TOLERANCE_HALF = 3e-2
+# What is returned in float32 was only added up in float32.
+_TOLERANCE_EXACT = 1e-5
+SCORED_AFTER_UPDATE = (
+    "a step computed its loss after it had updated the weights: the model may have learnt from what it scored, "
+    "which is no code"
+)
+MARK_MASKED = "mark targets that do not count with ignore_index (-100)"
 
 
 def remarks_on(reading: Reading, step: int, vocab_size: int | None) -> list[tuple[str, str]]:
@@ -45,25 +52,52 @@ def returned_loss(outputs: Any) -> Tensor | None:
     return loss.detach() if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
 
-def not_likelihood(loss: Tensor, tally: Tally, step: int) -> str | None:
+def not_likelihood(loss: Tensor, tally: Tally, step: int, *, masks: bool = False) -> str | None:
     """Say by how much a returned loss is something else than the mean or the sum of the nats of its micro-batch.
 
     Args:
         loss: The returned loss, on any device.
         tally: What was captured in the same micro-batch.
         step: The optimiser step, for the message.
+        masks: Whether the difference may be a mask or weights of the script's own.
 
     Returns:
         One sentence, or None where they agree or there is nothing to compare.
     """
     if not tally.coded_tokens or not tally.nats or tally.nonfinite_tokens:
         return None
-    returned, mean = float(loss), tally.nats / tally.coded_tokens
-    apart = min(abs(returned - mean) / mean, abs(returned - tally.nats) / tally.nats)
-    half = loss.dtype in (torch.float16, torch.bfloat16)
-    if apart <= (_TOLERANCE_HALF if half else _TOLERANCE):
+    mean = tally.nats / tally.coded_tokens
+    if is_one_of(loss, (mean, tally.nats)):
+        return None
+    apart = f"step {step} returned a loss of {float(loss):.4f}, its code length is {mean:.4f} nats a token:"
+    if masks:
+        return (
+            f"{apart} it masks or weights the losses of its targets itself, which of them is not known; {MARK_MASKED}"
+        )
+    return (
+        f"{apart} the difference (label smoothing, weights, auxiliary terms, scaling) is not likelihood and not counted"
+    )
+
+
+def is_one_of(loss: Tensor, values: Iterable[float], *, exactly: bool = False) -> bool:
+    """Whether a returned loss is one of these values, but for its rounding; ``exactly`` allows that of float32 only."""
+    tolerance = _TOLERANCE_EXACT if exactly else _TOLERANCE
+    if loss.dtype in (torch.float16, torch.bfloat16):
+        tolerance = _TOLERANCE_HALF
+    return any(abs(float(loss) - value) <= tolerance * abs(value) for value in values)
+
+
+def uncovered(positions: int, expected: Sequence[int], step: int) -> str | None:
+    """Say that the loss did not cover the targets of the batches as it did in the first.
+
+    Args:
+        positions: Target positions that were seen in an interval.
+        expected: What the tensors of its batches hold, a number for each tensor that it may be; empty if unknown.
+        step: The last optimiser step of the interval.
+    """
+    if not expected or positions in expected:
         return None
     return (
-        f"step {step} returned a loss of {returned:.4f}, its code length is {mean:.4f} nats a token: the "
-        "difference (label smoothing, weights, auxiliary terms, scaling) is not likelihood and not counted"
+        f"the loss covered {positions:,} target positions in the steps up to {step}, whose batches hold "
+        f"{expected[0]:,}: some were scored by a call that is not seen, twice, or not at all"
     )

@@ -8,9 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from prequential.capture import Call, Declared, declared, integer_tensors, tensors
+from prequential.batches import Coverage, tensors
+from prequential.capture import Declared, declared
 from prequential.errors import MeasureError
+from prequential.held import Call
 from prequential.meter import Meter, Reading
+from prequential.remarks import MARK_MASKED, is_one_of, not_likelihood, returned_loss
 from prequential.tokenbytes import TokenBytes
 
 _CHOICES = (
@@ -28,7 +31,9 @@ class Route:
         vocab_size: Number of symbols V, if known.
         bytes_known: Whether raw bytes are counted.
         fingerprint_scheme: What identifies the data: its ``targets``, or everything in its ``batch``.
-        doubts: What did not agree in the first micro-batch, one sentence each.
+        doubts: What did not agree in the first micro-batch, a sentence by the name of its event.
+        coverage: What the loss covers in the batches; None where the script states the sums itself.
+        disagreement: Name of the event of a returned loss that is not the mean of the nats.
     """
 
     name: str
@@ -36,7 +41,9 @@ class Route:
     bytes_known: bool
     fingerprint_scheme: str
     token_bytes: TokenBytes | None
-    doubts: list[str] = field(default_factory=list)
+    doubts: dict[str, str] = field(default_factory=dict)
+    coverage: Coverage | None = None
+    disagreement: str = "not_likelihood"
     function: Callable[..., Any] | None = None
 
     @property
@@ -79,6 +86,8 @@ def settle_route(
     batch: Any,
     outputs: Any,
     token_bytes: TokenBytes | None,
+    *,
+    reduced_by: str = "calls",
 ) -> Route:
     """Decide, from the first micro-batch, how the nats of this run are found.
 
@@ -90,6 +99,8 @@ def settle_route(
         batch: The first micro-batch.
         outputs: What its training step returned.
         token_bytes: Bytes per token, if known.
+        reduced_by: Who reduced the losses of the targets: the ``calls``, the ``script``, or the script by a ``mask``,
+            if that was proved.
 
     Raises:
         MeasureError: No route applies, or more than one reading of the step is possible.
@@ -100,22 +111,64 @@ def settle_route(
         return _declared_route(sums, function, token_bytes)
     if measure not in ("auto", "capture"):
         raise MeasureError(f"expected 'nats' and 'tokens' from training_step, got {_described(outputs)}: {_CHOICES}")
-    targets = _possible_targets(reading, calls, batch)
-    _refuse_unclear(reading, calls, targets)
-    route = Route("capture", reading.vocab_size, token_bytes is not None, "targets", token_bytes)
+    bits = any(call.name.startswith("binary") for call in calls) if calls else reading.vocab_size == 2
+    coverage = Coverage(batch, reading.tally.positions, bits=bits)
+    _refuse_unclear(reading, calls, coverage)
+    route = Route("capture", reading.vocab_size, token_bytes is not None, "targets", token_bytes, coverage=coverage)
     if token_bytes is not None and reading.vocab_size is not None and token_bytes.vocab_size > reading.vocab_size:
-        route.doubts.append(
+        route.doubts["doubt"] = (
             f"the table of bytes per token has {token_bytes.vocab_size:,} entries but the model predicts among only "
             f"{reading.vocab_size:,} tokens: is it this model's tokenizer?"
         )
-    sizes = [leaf.numel() for leaf in targets]
-    positions = reading.tally.positions
-    if sizes and not _agrees(positions, targets):
-        route.doubts.append(
-            f"the loss covered {positions:,} target positions of the first batch, whose integer tensors hold {sizes}: "
-            "some targets may not be seen"
-        )
+    _compare_routes(route, reading, calls, coverage, returned_loss(outputs), reduced_by)
     return route
+
+
+def _compare_routes(
+    route: Route, reading: Reading, calls: Sequence[Call], coverage: Coverage, loss: Tensor | None, reduced_by: str
+) -> None:
+    """Hold the captured nats, the returned loss and the targets of the batch against each other.
+
+    A loss that is what the seen calls returned is trained on nothing else. One that is not has other terms: harmless
+    beside a code, unless something in the batch is left that a call which was not seen may have scored.
+    """
+    positions = reading.tally.positions
+    if coverage.sizes and not coverage.agrees:
+        route.doubts["uncovered"] = (
+            f"the loss covered {positions:,} target positions of the first batch, whose tensors hold "
+            f"{coverage.sizes}: what it left out was scored by a call that is not seen, or not at all; {MARK_MASKED}"
+        )
+        route.disagreement = "uncovered"
+    if loss is None:
+        return
+    plain = not_likelihood(loss, reading.tally, 0) is None
+    if plain and reduced_by != "calls" and all(call.plain for call in calls):  # a mask may come with a later batch
+        route.disagreement = "disagree"
+    explained = _is_returned(loss, calls, exactly=reduced_by == "script")
+    if explained or reduced_by == "mask" or (explained is None and plain):
+        return
+    if reduced_by == "script":
+        route.disagreement = "disagree"
+        route.doubts["disagree"] = (
+            f"the first step returned a loss of {float(loss):.6g}, which is neither the mean nor the sum of the losses "
+            f"that it computed target by target: which of them it masks or weights is not known; {MARK_MASKED}"
+        )
+    elif not plain and coverage.agrees and coverage.larger is not None:
+        route.disagreement = "uncovered"
+        route.doubts["uncovered"] = (
+            f"the loss covered {positions:,} target positions of the first batch and returned {float(loss):.6g}, which "
+            f"is not their code length, while a tensor of {coverage.larger:,} may hold targets of a call that is "
+            f"not seen: {_CHOICES}"
+        )
+
+
+def _is_returned(loss: Tensor, calls: Sequence[Call], *, exactly: bool) -> bool | None:
+    """Whether the returned loss is the mean or the sum of what the calls returned; None where that is not known."""
+    results = [call.result.double() for call in calls if call.result is not None]
+    if not results or len(results) < len(calls):
+        return None
+    total = float(sum(result.sum() for result in results))
+    return is_one_of(loss, (total, total / sum(result.numel() for result in results)), exactly=exactly)
 
 
 def _declared_by(function: Callable[..., Any] | None, module: Any, batch: Any, outputs: Any) -> Declared | None:
@@ -133,13 +186,7 @@ def _declared_route(sums: Declared, function: Callable[..., Any] | None, token_b
     )
 
 
-def _possible_targets(reading: Reading, calls: Sequence[Call], batch: Any) -> list[Tensor]:
-    """The tensors of a batch that may hold its targets: the integers, and any tensor where bits were scored."""
-    bits = any(call.name.startswith("binary") for call in calls) if calls else reading.vocab_size == 2
-    return tensors(batch) if bits else integer_tensors(batch)
-
-
-def _refuse_unclear(reading: Reading, calls: Sequence[Call], targets: Sequence[Tensor]) -> None:
+def _refuse_unclear(reading: Reading, calls: Sequence[Call], coverage: Coverage) -> None:
     seen = ", ".join(map(str, calls)) or f"{reading.calls or 'no'} compiled calls"
     if reading.not_understood:
         raise MeasureError(
@@ -150,31 +197,23 @@ def _refuse_unclear(reading: Reading, calls: Sequence[Call], targets: Sequence[T
         raise MeasureError(
             f"expected a call of torch.nn.functional.cross_entropy in training_step, saw none: {_CHOICES}"
         )
-    largest = max((leaf.numel() for leaf in targets), default=None)
+    largest = max(coverage.sizes, default=None)
     if largest is not None and reading.tally.positions > largest:
         raise MeasureError(
             f"expected at most one loss term a target, saw {reading.tally.positions:,} scored positions for a batch "
             f"whose largest integer tensor has {largest:,} ({seen}): {_CHOICES}"
         )
-    if reading.calls > 1 and (_mixed(reading, calls) or not _agrees(reading.tally.positions, targets)):
+    if reading.calls > 1 and (_mixed(reading, calls) or not coverage.agrees):
         raise MeasureError(
             f"expected several loss calls to be chunks of one loss, which cover one tensor of the batch, saw "
             f"{reading.tally.positions:,} scored positions for a batch whose integer tensors have "
-            f"{[leaf.numel() for leaf in targets]} ({seen}): {_CHOICES}"
+            f"{coverage.sizes} ({seen}): {_CHOICES}"
         )
 
 
 def _mixed(reading: Reading, calls: Sequence[Call]) -> bool:
     """Whether the calls predict among different numbers of symbols, or by different functions where they are listed."""
     return reading.vocab_size is None or len({(call.name, call.vocab_size) for call in calls}) > 1
-
-
-def _agrees(positions: int, targets: Sequence[Tensor]) -> bool:
-    """Whether the loss covers one whole tensor of the batch, but for a shift by one in each row."""
-    return any(
-        positions in (leaf.numel(), leaf.numel() - leaf.numel() // max(1, leaf.shape[-1] if leaf.dim() else 1))
-        for leaf in targets
-    )
 
 
 def _described(outputs: Any) -> str:

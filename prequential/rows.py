@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prequential.capture import tensors
+from prequential.batches import tensors
 from prequential.exposure import CAPACITY
 from prequential.hashing import mixed, polynomial
 from prequential.meter import Meter, Piece, as_integers

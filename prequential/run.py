@@ -19,6 +19,8 @@ from prequential.codelength import Tally, quantities
 _FINAL_SHARE = 0.05
 # A single pass may hold this share of repeated passages: text repeats itself.
 REPEATS_ALLOWED = 0.01
+# Events of a run whose sum is no code length of its data: the model saw what it scored, or not all of it was scored.
+_NO_CODE_LENGTH = frozenset({"not_causal", "scored_after_update", "uncovered", "disagree"})
 
 
 class Interval(NamedTuple):
@@ -83,9 +85,9 @@ class Run:
     def grade(self) -> str:
         """How far the number is proved: ``ideal``, ``coded``, ``decoded``, or ``estimate``, ``surrogate``.
 
-        A run whose model was found to see what it codes is a surrogate, whatever its header says.
+        A run of which something was found that makes its sum no code length is a surrogate, whatever its header says.
         """
-        if any(event["event"] == "not_causal" for event in self.events):
+        if self.surrogate_reasons:
             return "surrogate"
         return str(self.header.get("grade", "ideal"))
 
@@ -99,6 +101,11 @@ class Run:
     def length(self) -> str:
         """Which length this is: ``K(D)``, or ``K(D | ...)`` where it is conditional."""
         return f"K(D | {', '.join(self.given)})" if self.given else "K(D)"
+
+    @property
+    def surrogate_reasons(self) -> list[str]:
+        """What was found that makes the sum no code length, one sentence each."""
+        return [event["message"] for event in self.events if event["event"] in _NO_CODE_LENGTH]
 
     @property
     def status(self) -> str:
@@ -137,9 +144,10 @@ class Run:
         answer, reasons = self.single_pass
         why = f" ({'; '.join(reasons)})" if reasons else ""
         kind = f"{self.length}, " if self.given else ""
+        proof = "".join(f" ({reason})" for reason in self.surrogate_reasons)
         return [
             total,
-            f"{kind}grade {self.grade}, found by {self.header.get('measure')}, single pass: {answer}{why}",
+            f"{kind}grade {self.grade}{proof}, found by {self.header.get('measure')}, single pass: {answer}{why}",
             f"book {self.path}",
         ]
 

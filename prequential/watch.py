@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from prequential.capture import integer_tensors
+from prequential.batches import integer_tensors
 from prequential.codelength import Tally
 from prequential.identity import PassageAudit, Repeats, passage_tokens
 from prequential.meter import Meter, Piece

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy as imported_by_another_name
 from torch.utils.checkpoint import checkpoint
 
-from prequential.capture import LossTap, declared, integer_tensors
+from prequential.batches import integer_tensors
+from prequential.capture import LossTap, declared
 from prequential.errors import MeasureError
 from prequential.meter import Meter, read_sums
 from prequential.route import settle_route
@@ -583,7 +584,7 @@ def test_chunks_over_one_tensor_of_the_batch_are_one_loss(name, compiled, tapped
     with tap:
         step()
     route = settled(meter, [] if compiled else tap.calls, BATCHES[batch])
-    assert (route.name, route.doubts) == ("capture", [])
+    assert (route.name, route.doubts) == ("capture", {})
 
 
 def test_declared_sums_are_taken_as_they_are():

@@ -70,6 +70,52 @@ def test_cross_entropy(scored, reduction, label_smoothing, weighted):
 
 
 @law
+@given(scored_targets(), REDUCTIONS, st.sampled_from([0.0, 0.1]), st.booleans(), st.booleans())
+def test_cross_entropy_held_back(scored, reduction, label_smoothing, weighted, with_batch):
+    """A call that is held back until it is settled counts for the same, whatever was returned and the batch held."""
+    logits, targets, ignore_index = scored
+    symbols = logits.shape[logits.dim() > 1]
+    weight = torch.linspace(0.1, 3, symbols).to(logits.dtype) if weighted else None
+    meter = Meter()
+    tap = LossTap(meter, hold=True)
+    batch = (targets != ignore_index, targets) if with_batch else None
+    with tap.on(None, batch):
+        loss = F.cross_entropy(
+            logits,
+            targets,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+    tap.settle(batch, loss if loss.dim() == 0 else None)
+    check(read_sums([meter.peek()])[0], *expected_nats(*scored), targets.numel(), symbols)
+
+
+@law
+@given(scored_targets(), st.booleans(), st.sampled_from([0.0, 0.1]), st.integers(0, 2**32))
+def test_a_mask_is_proved_or_not_assumed(scored, over_all, label_smoothing, seed):
+    """Losses times a random mask: its positions are masked, or all are coded and the script is known to reduce."""
+    logits, targets = scored[0].float(), scored[1].clamp(min=0)
+    mask = (torch.rand(targets.shape, generator=torch.Generator().manual_seed(seed)) < 0.5).float()
+    meter = Meter()
+    tap = LossTap(meter, hold=True)
+    batch = (targets, mask)
+    with tap.on(None, batch):
+        losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+        loss = (losses * mask).sum() / (mask.numel() if over_all else mask.sum().clamp(min=1))
+    reduced_by = tap.settle(batch, loss)
+    kept = torch.where(mask > 0, targets, -100) if reduced_by == "mask" else targets
+    check(
+        read_sums([meter.peek()])[0],
+        *expected_nats(logits, kept, -100),
+        targets.numel(),
+        logits.shape[logits.dim() > 1],
+    )
+    assert reduced_by in (("mask", "script") if losses.dim() else ("calls",))
+
+
+@law
 @given(scored_targets(), REDUCTIONS, st.booleans())
 def test_nll_loss(scored, reduction, weighted):
     """Log-probabilities are taken as they are, in whatever precision they come."""

@@ -98,7 +98,7 @@ def letters(request):
 def test_counting_costs_what_it_costs_by_hand(letters):
     """Krichevsky and Trofimov's estimator: batches of 2,048 letters through the monitor, or one by one in Python."""
     text, order, fewest_bits = letters
-    run = letter_run(Counting, text, order, step=2048)
+    run = letter_run(Counting, text, order, step=8192)
     assert bits_of(run) == pytest.approx(counting_bits(text, order), rel=1e-11)
     assert fewest_bits <= bits_of(run) < 2 * len(text)
     assert run.total.coded_tokens == len(text)

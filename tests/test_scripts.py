@@ -43,8 +43,8 @@ class Micro(NamedTuple):
 class Saver(L.Callback):
     """Saves what the oracle needs; it closes at the first backward pass of a batch, so that nothing comes twice."""
 
-    def __init__(self, head: str) -> None:
-        self.head, self.saved, self.open = head, [], False
+    def __init__(self, head: str, stays_open: bool = False) -> None:
+        self.head, self.saved, self.open, self.stays_open = head, [], False, stays_open
 
     def on_train_start(self, trainer, pl_module):
         pl_module.get_submodule(self.head).register_forward_hook(self.save)
@@ -59,7 +59,7 @@ class Saver(L.Callback):
         self.open = True
 
     def on_before_backward(self, trainer, pl_module, loss):
-        self.open = False
+        self.open = self.stays_open
 
 
 class Weights(L.Callback):
@@ -150,6 +150,12 @@ def multiplied(micro: Micro) -> Scored:
     return scored(micro.outputs[0], inputs, targets, mask.bool())
 
 
+def in_parts(micro: Micro) -> Scored:
+    """The batch is learnt from in parts, each after it was scored."""
+    features, targets = micro.batch
+    return scored(torch.cat(micro.outputs), features, targets, targets >= 0)
+
+
 def fused(micro: Micro) -> Scored:
     """The head is a product with the weights before the update."""
     return pairs(micro._replace(outputs=[micro.outputs[0] @ micro.weights["head.weight"].T]))
@@ -187,6 +193,7 @@ class Case(NamedTuple):
     ``uncoded`` are the first tokens of rows of text that nothing predicts; a target that only a shift leaves empty is
     no token of the data and stands in no column. None: not looked at. ``says`` is a text that must be found in the
     summary or the events of the book, ``refused`` a pattern of the one line by which the first step must be refused.
+    ``surrogate``: the nats are those of something else than the oracle's targets, and the grade must say so.
     """
 
     script: str
@@ -201,6 +208,7 @@ class Case(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     says: str = ""
     refused: str | None = None
+    surrogate: bool = False
 
     def __str__(self) -> str:
         return " ".join([self.script, *self.arguments, *self.options])
@@ -266,19 +274,40 @@ CASES = [
     Case("uneven_sampler", pairs, 29 * 8, replayed=3 * 8, uncoded=29),
     Case("replay_buffer", pairs, 40 * 8, replayed=40 * 8, uncoded=40),
     Case("random_crops", pairs, 1404, replayed=36, uncoded=117, head="lm_head", arguments=("--text=2000",)),
+    Case("sharpness_aware", pairs, 60),
+    Case("micro_steps", in_parts, 60),
+    # Random rows may end twice over in the same masked token, which is what padding looks like.
+    Case("masked_by_product", multiplied, 286, masked=92, padding=6, uncoded=None),
+    Case("masked_by_product", multiplied, 384, uncoded=None, arguments=("--late",), says="masks", surrogate=True),
+    Case("masked_by_product", multiplied, 384, uncoded=None, arguments=("--weights",), says="masks", surrogate=True),
+    Case("update_before_loss", pairs, 400, uncoded=None, says="after it had updated", surrogate=True),
+    Case("update_before_loss", pairs, 400, uncoded=None, arguments=("--fused",), says="after it", surrogate=True),
+    Case("hidden_loss", pairs, 0, head="embedding", refused="saw none"),
+    Case("hidden_loss", pairs, 0, head="embedding", arguments=("--backend=inductor",), refused="saw none"),
+    Case(
+        "hidden_loss",
+        pairs,
+        32,
+        head="embedding",
+        uncoded=None,
+        arguments=("--beside",),
+        says="not seen",
+        surrogate=True,
+    ),
+    Case(
+        "hidden_loss",
+        pairs,
+        160,
+        head="embedding",
+        uncoded=None,
+        arguments=("--halves",),
+        says="not seen",
+        surrogate=True,
+    ),
 ]
 
 # What the library must do and does not do yet, with what is missing. Nothing here is run.
-NOT_YET = [
-    (
-        Case("sharpness_aware", pairs, 60),
-        "a second pass inside one manual step is refused as a second loss term: the first is the code",
-    ),
-    (
-        Case("masked_by_product", multiplied, 286, masked=98, uncoded=None),
-        "positions that the script masks by a product are coded; the summary must not call that exact",
-    ),
-]
+NOT_YET: list[tuple[Case, str]] = []
 
 
 def check(case: Case) -> None:
@@ -286,31 +315,34 @@ def check(case: Case) -> None:
     if case.refused is not None:
         check_refusal(case, case.refused)
         return
-    saver = Saver(case.head)
+    saver = Saver(case.head, stays_open=case.score is in_parts)
     plain = run_script(case.script, case.arguments, saver)
     watched = run_script(case.script, case.arguments, monitor(case))
     assert plain.keys() == watched.keys()
     assert all(torch.equal(plain[name], watched[name]) for name in plain)
-    check_book(case, expected(case.score, saver.saved))
+    check_book(case, None if case.surrogate else expected(case.score, saver.saved))
 
 
 def monitor(case: Case) -> CompressionMonitor:
     return CompressionMonitor(**{"bundle": None, "ledger": "book.jsonl", **case.options})
 
 
-def check_book(case: Case, truth: Tally) -> None:
+def check_book(case: Case, truth: Tally | None) -> None:
     """Compare columns with the table and the oracle, nats with the oracle."""
     run = read_book("book.jsonl")
     ignored = run.total.masked_tokens + run.total.padding_tokens
     columns = (run.total.coded_tokens, ignored, run.total.replayed_tokens)
-    assert columns == (truth.coded_tokens, truth.masked_tokens, truth.replayed_tokens)
     assert columns == (case.coded, case.masked + case.padding, case.replayed)
     assert run.total.padding_tokens == case.padding
+    assert run.end["complete"]
+    assert case.says in " ".join([*run.summary(), *(event["message"] for event in run.events)])
+    assert run.grade == ("surrogate" if case.surrogate or case.options.get("audit") else "ideal")
+    if truth is None:
+        return
+    assert columns == (truth.coded_tokens, truth.masked_tokens, truth.replayed_tokens)
     assert case.uncoded in (None, run.total.uncoded_tokens)
     assert run.total.nats == pytest.approx(truth.nats, rel=1e-6, abs=0)
     assert run.total.replayed_nats == pytest.approx(truth.replayed_nats, rel=1e-6, abs=0)
-    assert run.end["complete"]
-    assert case.says in " ".join([*run.summary(), *(event["message"] for event in run.events)])
 
 
 def check_refusal(case: Case, pattern: str) -> None:

@@ -213,7 +213,7 @@ class CompressionMonitor(pl.Callback):
             self._first_call = False
             batch = args[0] if args else kwargs.get("batch")
             finding = self._audited(trainer, original, args, kwargs) if self._unaudited else None
-            with recorder.capturing():
+            with recorder.capturing(trainer.lightning_module, batch):
                 outputs = original(*args, **kwargs)
             recorder.observe(trainer.lightning_module, batch, outputs)
             if finding is not None and finding.message is not None:

@@ -98,7 +98,7 @@ class Recording:
             MeasureError: In the first micro-batch, where its code length cannot be found.
         """
         outputs: dict[str, Any] = {}
-        with self._recorder.capturing():
+        with self._recorder.capturing(None, batch):
             yield outputs
         self._recorder.observe(None, batch, outputs)
 

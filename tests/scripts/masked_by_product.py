@@ -1,4 +1,9 @@
-"""The loss of every position is multiplied by a mask, then divided by the sum of the mask."""
+"""The loss of every position is multiplied by a mask, then divided by the sum of the mask.
+
+With ``--late`` the first batch has nothing to mask; with ``--weights`` the positions are weighted, not masked.
+"""
+
+import argparse
 
 import lightning as L
 import torch
@@ -25,8 +30,16 @@ class Masked(L.LightningModule):
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--late", action="store_true")
+    parser.add_argument("--weights", action="store_true")
+    arguments = parser.parse_args()
     L.seed_everything(16)
     rows = torch.randint(VOCAB, (32, LENGTH + 1))
     mask = (torch.rand(32, LENGTH) < 0.7).float()
+    if arguments.late:
+        mask[:4] = 1
+    if arguments.weights:
+        mask = mask + 0.5
     loader = DataLoader(TensorDataset(rows[:, :-1], rows[:, 1:], mask), batch_size=4)
     L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False).fit(Masked(), loader)
