@@ -34,7 +34,11 @@ def offline(tmp_path_factory):
         logger = WandbLogger(project="toys", offline=True, save_dir=folder)
         bundle = Bundle(files={"train.py": b"print('train')\n"})
         monitor = CompressionMonitor(
-            token_bytes=[1] * VOCABULARY, bundle=bundle, ledger=folder / "run", every_n_steps=2
+            token_bytes=[1] * VOCABULARY,
+            bundle=bundle,
+            ledger=folder / "run",
+            every_n_steps=2,
+            source=lambda batch: ["web", "books", "web", "web"],
         )
         L.seed_everything(0)
         trainer = L.Trainer(
@@ -67,6 +71,18 @@ def test_every_row_has_exact_values_over_tokens(offline):
     values = book.measured()
     for name in ("compressed_bytes", "compression_ratio", "data_bits", "bits_per_byte", "nats"):
         assert rows[-1][f"prequential/{name}"] == values[name]
+
+
+def test_each_source_has_rows_of_its_own_over_tokens(offline):
+    """Under its name, equal to the book, declared with the same x-axis."""
+    book, records, _, _ = offline
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    assert set(book.sources) == {"books", "web"}
+    for name, tally in book.sources.items():
+        for quantity in ("data_bits", "bits_per_byte", "bits_per_token", "coded_tokens"):
+            assert rows[-1][f"prequential/sources/{name}/{quantity}"] == book.measured(tally)[quantity]
+    metrics = {m.get("name"): m for m in (record["metric"] for record in records if record["type"] == "metric")}
+    assert metrics["prequential/sources/web/data_bits"]["step_metric"] == "prequential/tokens"
 
 
 def test_the_summary_holds_what_the_runs_table_shows(offline):
