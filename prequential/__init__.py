@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prequential.comparison import compare
     from prequential.integrations.lightning import CompressionMonitor
     from prequential.integrations.loop import Recording
+    from prequential.integrations.transformers import CompressionCallback
     from prequential.ledger import Ledger
     from prequential.meter import Meter
     from prequential.run import Run
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "REGISTRY": "codelength",
     "Bundle": "bundle",
+    "CompressionCallback": "integrations.transformers",
     "CompressionMonitor": "integrations.lightning",
     "Ledger": "ledger",
     "Meter": "meter",
@@ -40,6 +42,7 @@ _ROOMS = {
 __all__ = [
     "REGISTRY",
     "Bundle",
+    "CompressionCallback",
     "CompressionMonitor",
     "Ledger",
     "Meter",

@@ -125,7 +125,7 @@ def test_every_room_of_the_table_exists():
 LIGHT = """
 import sys
 {statement}
-heavy = {{"torch", "lightning", "wandb", "numpy", "scipy", "pandas"}} & set(sys.modules)
+heavy = {{"torch", "lightning", "wandb", "numpy", "scipy", "pandas", "transformers"}} & set(sys.modules)
 assert not heavy, heavy
 """
 

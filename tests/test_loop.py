@@ -8,7 +8,7 @@ import textwrap
 import lightning as L
 import pytest
 import torch
-from toys import VOCABULARY, Toy, loader
+from toys import VOCABULARY, FakeRun, Toy, loader
 
 from prequential import Bundle, CompressionMonitor, Recording
 from prequential.errors import MeasureError, PrequentialWarning
@@ -131,25 +131,6 @@ def test_a_bundle_is_written_beside_the_book_and_failures_only_warn(monkeypatch)
         Recording("other", bundle=bundle) as recording,
     ):
         train(recording)
-
-
-class FakeRun:
-    """Keeps what a W&B run is given."""
-
-    id, project, entity = "abc", "toys", "us"
-
-    def __init__(self):
-        self.declared, self.rows, self.artifacts, self.summary = [], [], [], {}
-
-    def define_metric(self, name, step_metric=None):
-        self.declared.append(name)
-
-    def log(self, row, **options):
-        assert not options, "no step: W&B counts rows itself"
-        self.rows.append(row)
-
-    def log_artifact(self, artifact):
-        self.artifacts.append(sorted(artifact.manifest.entries))
 
 
 def test_a_wandb_run_gets_rows_a_summary_and_the_artifact():

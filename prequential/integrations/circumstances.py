@@ -10,9 +10,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 
-from prequential.integrations.session import book_in
+from prequential.integrations.session import book_in, new_book
 from prequential.integrations.wandb import identity
-from prequential.ledger import BOOK_NAME
 
 
 def circumstances(trainer: pl.Trainer) -> dict[str, Any]:
@@ -21,7 +20,7 @@ def circumstances(trainer: pl.Trainer) -> dict[str, Any]:
     return {
         "world_size": trainer.world_size,
         "precision": str(trainer.precision),
-        "seed": _seed(),
+        "seed": seed(),
         "start_step": trainer.global_step,
         "wandb": identity(logger.experiment) if isinstance(logger, WandbLogger) else None,
     }
@@ -47,7 +46,7 @@ def configuration(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[st
             "num_devices": trainer.num_devices,
             "precision": str(trainer.precision),
         },
-        "seed": _seed(),
+        "seed": seed(),
     }
 
 
@@ -58,14 +57,7 @@ def book_path(trainer: pl.Trainer, ledger: str | os.PathLike[str] | None) -> Pat
         trainer: The trainer, for its loggers.
         ledger: A file name that ends in ``.jsonl``, or a folder, or None for the default.
     """
-    if ledger is not None:
-        return book_in(ledger)
-    folder = _log_directory(trainer) / "prequential"
-    number = 2
-    while (folder / BOOK_NAME).exists():  # never write into another run's book
-        folder = folder.with_name(f"prequential-{number}")
-        number += 1
-    return folder / BOOK_NAME
+    return new_book(None, _log_directory(trainer) / "prequential") if ledger is None else book_in(ledger)
 
 
 def _log_directory(trainer: pl.Trainer) -> Path:
@@ -81,6 +73,7 @@ def _log_directory(trainer: pl.Trainer) -> Path:
     return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / str(version_name)
 
 
-def _seed() -> int | None:
-    seed = os.environ.get("PL_GLOBAL_SEED", "")
-    return int(seed) if seed.isdigit() else None
+def seed() -> int | None:
+    """The seed that Lightning's ``seed_everything`` was given, or None."""
+    given = os.environ.get("PL_GLOBAL_SEED", "")
+    return int(given) if given.isdigit() else None

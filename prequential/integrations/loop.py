@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from prequential.codelength import REGISTRY
-from prequential.errors import Harmless, MeasureError
-from prequential.integrations import wandb as door_to_wandb
-from prequential.integrations.session import Options, Session, book_in
+from prequential.integrations.audience import Audience, Publish
+from prequential.integrations.session import Options, Session, new_book
 from prequential.ledger import read_book
 from prequential.run import Run
 
@@ -29,7 +26,8 @@ class Recording:
         config: Resolved configuration of the run, for the bundle.
         device: Where the loss is computed.
         wandb_run: A W&B run, which gets the live values, a summary, and book and bundle as an artifact.
-        publish: Called at log points with quantities by name and the number of steps so far.
+        publish: Called at log points with quantities by name and the number of steps so far; or several such functions.
+        facts: More that the head of the book shall say of the run.
         options: The options of `CompressionMonitor` (``token_bytes``, ``measure``, ``name``, ...); a callable as
             ``measure`` gets None for the module.
 
@@ -51,37 +49,33 @@ class Recording:
         config: Mapping[str, Any] | None = None,
         device: Any = "cpu",
         wandb_run: Any = None,
-        publish: Callable[[dict[str, float | int], int], None] | None = None,
+        publish: Publish | Sequence[Publish] = (),
+        facts: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        self.book = book_in(ledger)
-        if self.book.exists():
-            raise MeasureError(f"expected a new path for the book, got the existing {self.book}: name another")
-        self._wandb_run, self._publish = wandb_run, publish
+        self.book = new_book(ledger)
+        self._audience = Audience(wandb_run, [publish] if callable(publish) else publish)
         self._steps = 0
-        self._declared = set(REGISTRY)
         self._session = Session(
             Options(**options),
             path=self.book,
-            facts={"wandb": None if wandb_run is None else door_to_wandb.identity(wandb_run)},
+            facts={**self._audience.facts, **(facts or {})},
             configuration=lambda: {"argv": sys.argv[1:], **(config or {})},
             device=device,
             every_n_steps=50,
-            publish=self._published,
+            publish=self._audience.publish,
         )
         self._recorder = self._session.recorder
 
     def __enter__(self) -> Recording:
-        if self._wandb_run is not None:
-            with Harmless("W&B knows no x-axis"):
-                door_to_wandb.declare_metrics(self._wandb_run)
+        self._audience.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the book with how the loop ended; never swallows or raises an exception."""
-        self._session.finish(error, self._summarize)
+        self._session.finish(error, self._audience.end)
 
     @contextmanager
     def batch(self, batch: Any = None) -> Iterator[dict[str, Any]]:
@@ -116,17 +110,3 @@ class Recording:
     def run(self) -> Run:
         """The run as its book tells it so far."""
         return read_book(self.book)
-
-    def _published(self, values: dict[str, float | int], steps: int) -> None:
-        if self._wandb_run is not None:
-            new, self._declared = set(values) - self._declared, self._declared | set(values)
-            door_to_wandb.declare(self._wandb_run, sorted(new))
-            self._wandb_run.log({door_to_wandb.PREFIX + name: value for name, value in values.items()})
-        if self._publish is not None:
-            self._publish(values, steps)
-
-    def _summarize(self, run: Run, files: list[Path]) -> None:
-        if self._wandb_run is not None:
-            facts = door_to_wandb.headline(run)
-            door_to_wandb.summarize(self._wandb_run, facts)
-            door_to_wandb.attach(self._wandb_run, files, facts)

@@ -141,6 +141,28 @@ def book_in(ledger: str | os.PathLike[str]) -> Path:
     return given if given.suffix == ".jsonl" else given / BOOK_NAME
 
 
+def new_book(ledger: str | os.PathLike[str] | None, default: Path = Path("prequential")) -> Path:
+    """Path of the book of a new run; no run writes into the book of another.
+
+    Args:
+        ledger: A file name that ends in ``.jsonl``, or a folder; or None for a folder that is numbered if it is taken.
+        default: That folder.
+
+    Raises:
+        MeasureError: The book that ``ledger`` means exists.
+    """
+    if ledger is not None:
+        book = book_in(ledger)
+        if book.exists():
+            raise MeasureError(f"expected a new path for the book, got the existing {book}: name another")
+        return book
+    folder, number = default, 2
+    while (folder / BOOK_NAME).exists():
+        folder = default.with_name(f"{default.name}-{number}")
+        number += 1
+    return folder / BOOK_NAME
+
+
 def _taken(given: FromBatch | None) -> Callable[[Any], Any] | None:
     """Turn a key under which a batch holds something into a function of the batch."""
     if given is None or callable(given):

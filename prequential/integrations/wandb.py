@@ -42,6 +42,11 @@ def declare(run: Any, names: Iterable[str]) -> None:
         run.define_metric(PREFIX + name, step_metric=X_AXIS)
 
 
+def prefixed(values: Mapping[str, float | int]) -> dict[str, float | int]:
+    """Give quantities the names under which loggers show them."""
+    return {PREFIX + name: value for name, value in values.items()}
+
+
 def identity(run: Any) -> dict[str, str]:
     """Name a W&B run, for the head of a book."""
     return {"id": str(run.id), "project": str(run.project), "entity": str(run.entity)}

@@ -1,0 +1,65 @@
+"""`recording`: a `Recording` for a loop on Lightning Fabric, which takes device and loggers from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.fabric import Fabric
+from lightning.fabric.loggers.logger import Logger
+from lightning.pytorch.loggers import WandbLogger
+
+from prequential.errors import MeasureError
+from prequential.integrations.audience import Publish
+from prequential.integrations.circumstances import seed
+from prequential.integrations.loop import Recording
+from prequential.integrations.wandb import prefixed
+
+
+def recording(
+    fabric: Fabric, ledger: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None, **options: Any
+) -> Recording:
+    """A `Recording` of a loop that runs on Fabric; it is used like any other.
+
+    Live values reach every logger of ``fabric``, under ``prequential/``; a `WandbLogger` also gets x-axes, a summary,
+    and book and bundle as an artifact.
+
+    Args:
+        fabric: After ``fabric.launch()``, if that is called.
+        ledger: Folder for book and bundle, or path of the book if it ends in ``.jsonl``; must be new.
+        config: Resolved configuration of the run, for the bundle.
+        options: The options of `CompressionMonitor`.
+
+    Raises:
+        MeasureError: Fabric runs more than one process.
+
+    Example:
+        >>> fabric = Fabric(accelerator="cpu", devices=1)
+        >>> with recording(fabric, "doc/fabric", bundle=None) as run:
+        ...     pass
+    """
+    if fabric.world_size > 1:
+        raise MeasureError(
+            f"expected one process, got {fabric.world_size}: this version counts the tokens of one process only, use "
+            "Fabric(devices=1) or leave the recording out"
+        )
+    wandb_runs = [logger.experiment for logger in fabric.loggers if isinstance(logger, WandbLogger)]
+    facts = {"world_size": 1, "precision": str(fabric.strategy.precision.precision), "seed": seed()}
+    return Recording(
+        ledger,
+        config={"seed": facts["seed"], "precision": facts["precision"], **(config or {})},
+        device=fabric.device,
+        wandb_run=wandb_runs[0] if wandb_runs else None,
+        publish=[_rows_for(logger) for logger in fabric.loggers if not isinstance(logger, WandbLogger)],
+        facts=facts,
+        **options,
+    )
+
+
+def _rows_for(logger: Logger) -> Publish:
+    def rows(values: dict[str, float | int], steps: int) -> None:
+        logger.log_metrics(prefixed(values), steps - 1)
+
+    rows.__name__ = type(logger).__name__
+    return rows
