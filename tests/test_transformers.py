@@ -20,7 +20,7 @@ from prequential import Bundle, CompressionCallback, CompressionMonitor
 from prequential.errors import MeasureError, PrequentialWarning
 from prequential.ledger import read_book
 
-ROWS, LENGTH = 32, 7
+ROWS, LENGTH = 32, 12  # long enough for rows to be told apart
 RATE = 0.5
 
 
@@ -157,6 +157,21 @@ def test_a_second_epoch_is_replay():
     assert run.single_pass[0] == "no"
 
 
+class Weighted(Trainer):
+    def _get_train_sampler(self, *ignored):
+        return torch.utils.data.WeightedRandomSampler([1.0] * ROWS, ROWS, replacement=True)
+
+
+def test_rows_that_are_equal_are_data_where_each_is_drawn_once():
+    """The trainer's own shuffled sampler draws each row once; one with replacement feeds rows again, which is free."""
+    doubled = [*examples()[: ROWS // 2], *examples()[: ROWS // 2]]
+    half = sum(int((row["labels"][1:] >= 0).sum()) for row in doubled[: ROWS // 2])
+    assert recorded(kind=Trainer, data=doubled).total.coded_tokens == 2 * half
+    torch.manual_seed(0)
+    again = recorded(kind=Weighted).total
+    assert 0 < again.replayed_tokens < again.coded_tokens
+
+
 class Meddler(TrainerCallback):
     """Runs the model between steps, as samplers and probes do."""
 
@@ -169,9 +184,9 @@ class Meddler(TrainerCallback):
 def test_only_training_steps_count():
     """Evaluation, generation and forward passes between steps, gradient checkpointing: the same book."""
     plain = recorded()
-    busy = recorded(
-        eval_strategy="steps", eval_steps=2, eval_on_start=True, gradient_checkpointing=True, callbacks=[Meddler()]
-    )
+    model = gpt2()
+    model.gradient_checkpointing_enable()
+    busy = recorded(model, eval_strategy="steps", eval_steps=2, eval_on_start=True, callbacks=[Meddler()])
     assert [(i.step, i.tally) for i in busy.intervals] == [(i.step, i.tally) for i in plain.intervals]
     assert busy.end["complete"]
 

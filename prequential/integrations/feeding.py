@@ -6,9 +6,8 @@ lists a part twice, a stream.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -18,6 +17,12 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
 )
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+# Samplers of other packages under a class of torch may do anything; these are known to draw as it does.
+_KNOWN = ("torch", "accelerate")
 
 
 def draws_once(trainer: pl.Trainer) -> bool:
@@ -39,10 +44,11 @@ def loader_draws_once(loader: DataLoader[Any], *, whole: bool = True) -> bool:
         return False
     if isinstance(loader.dataset, IterableDataset) or not _lists_once(loader.dataset):
         return False
-    sampler: Any = loader.sampler if batches is None else batches.sampler
+    sampler: Any = loader.sampler if batches is None else batches.sampler  # given a batch sampler, the loader's is idle
     if type(sampler) is SequentialSampler:
         return True
-    shuffled = type(sampler) is RandomSampler and not sampler.replacement
+    known = isinstance(sampler, RandomSampler) and type(sampler).__module__.split(".")[0] in _KNOWN
+    shuffled = known and not sampler.replacement
     return shuffled and whole and bool(sampler.num_samples <= len(sampler.data_source))
 
 

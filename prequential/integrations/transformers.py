@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from prequential.errors import MeasureError
 from prequential.integrations.audience import Audience, Publish
+from prequential.integrations.feeding import loader_draws_once
 from prequential.integrations.session import Options, Session, new_book
 from prequential.integrations.wandb import prefixed
 from prequential.ledger import read_book
@@ -78,6 +80,7 @@ class CompressionCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         """Find the training program and begin to record."""
+        loader = others.get("train_dataloader")
         processes = max(args.world_size, args.n_gpu)
         if processes > 1:
             raise MeasureError(
@@ -104,6 +107,7 @@ class CompressionCallback(TrainerCallback):
             device=args.device,
             every_n_steps=max(1, int(state.logging_steps)),
             publish=self._audience.publish,
+            draws_once=isinstance(loader, DataLoader) and loader_draws_once(loader),
         )
         self._session.recorder.replay = (state.epoch or 0) >= 1
         self._audience.begin()
