@@ -295,6 +295,7 @@ def test_a_callable_measures():
     def measure(module, batch, outputs):
         logits, targets = outputs["logits"][:, :-1].flatten(0, 1), batch["labels"][:, 1:]
         assert isinstance(module, GPT2LMHeadModel)
+        assert sorted(batch) == ["attention_mask", "input_ids", "labels"]
         nats = F.cross_entropy(logits.detach().double(), targets.flatten(), reduction="sum")
         return {"nats": nats, "tokens": (targets >= 0).sum()}
 
