@@ -86,6 +86,7 @@ ROOMS = {
         "tokenbytes",
         "torch",
         "lightning",
+        "transformers",
     },
 }
 

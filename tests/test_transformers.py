@@ -181,6 +181,13 @@ def test_rows_that_are_equal_are_data_where_each_is_drawn_once():
     assert 0 < again.replayed_tokens < again.coded_tokens
 
 
+def test_rows_that_fill_no_batch_are_charged():
+    """`dataloader_drop_last`: the two rows of a cut off remainder are data that the program never codes."""
+    run = recorded(data=examples(padded=False)[:30], dataloader_drop_last=True)
+    assert run.total.coded_tokens == 28 * (LENGTH - 1)
+    assert run.total.uncoded_tokens == 2 * (LENGTH - 1)
+
+
 class Meddler(TrainerCallback):
     """Runs the model between steps, as samplers and probes do."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prequential.codelength import REGISTRY
 from prequential.errors import warn
 from prequential.integrations import wandb as door_to_wandb
 from prequential.run import Run
@@ -24,6 +25,7 @@ class Audience:
     def __init__(self, wandb_run: Any, publish: Sequence[Publish]) -> None:
         self._wandb_run, self._functions = wandb_run, publish
         self._silenced: set[int] = set()
+        self._declared = set(REGISTRY)
         self.facts = {"wandb": None if wandb_run is None else door_to_wandb.identity(wandb_run)}
 
     def begin(self) -> None:
@@ -32,6 +34,8 @@ class Audience:
 
     def publish(self, values: dict[str, float | int], steps: int) -> None:
         """Pass on the values of one log point."""
+        new, self._declared = set(values) - self._declared, self._declared | set(values)  # sums by source, for instance
+        self._tell_wandb(door_to_wandb.declare, sorted(new))
         self._tell_wandb(lambda run: run.log(door_to_wandb.prefixed(values)))
         for function in self._functions:
             self._tell(function, function, values, steps)

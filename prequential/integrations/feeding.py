@@ -27,18 +27,19 @@ _KNOWN = ("torch", "accelerate")
 
 def draws_once(trainer: pl.Trainer) -> bool:
     """Whether each epoch of this fit is known to draw every row of one data set once."""
-    loader = trainer.train_dataloader
     whole = trainer.max_epochs == 1 or trainer.limit_train_batches == 1.0
-    return isinstance(loader, DataLoader) and loader_draws_once(loader, whole=whole)
+    return loader_draws_once(trainer.train_dataloader, whole=whole)
 
 
-def loader_draws_once(loader: DataLoader[Any], *, whole: bool = True) -> bool:
+def loader_draws_once(loader: Any, *, whole: bool = True) -> bool:
     """Whether a loader is known to draw every row once.
 
     Args:
         loader: The loader.
         whole: Whether each epoch goes through all of it; where it does not, a shuffled one shows other rows each time.
     """
+    if not isinstance(loader, DataLoader):
+        return False
     batches = loader.batch_sampler
     if batches is not None and type(batches) is not BatchSampler:
         return False
@@ -54,17 +55,18 @@ def loader_draws_once(loader: DataLoader[Any], *, whole: bool = True) -> bool:
 
 def dropped_rows(trainer: pl.Trainer) -> int:
     """How many rows of the data the epoch that just ended left out, since they did not fill a batch (``drop_last``)."""
-    loader = trainer.train_dataloader
-    if (
-        not isinstance(loader, DataLoader)
-        or not loader_draws_once(loader)
-        or trainer.num_training_batches != len(loader)
-    ):
+    loader: Any = trainer.train_dataloader
+    if not loader_drops(loader) or trainer.num_training_batches != len(loader):
         return 0
-    batches: Any = loader.batch_sampler
-    if batches is None or not batches.drop_last or not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+    return loader_drops(loader) if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch else 0
+
+
+def loader_drops(loader: Any) -> int:
+    """How many rows each whole epoch of a loader leaves out, as far as it is known to draw every row once."""
+    if not loader_draws_once(loader):
         return 0
-    return len(batches.sampler) % int(batches.batch_size)
+    batches = loader.batch_sampler
+    return len(batches.sampler) % int(batches.batch_size) if batches is not None and batches.drop_last else 0
 
 
 def _lists_once(dataset: Any) -> bool:

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from prequential.errors import MeasureError
+from prequential.errors import Harmless, MeasureError
 from prequential.integrations.audience import Audience, Publish
-from prequential.integrations.feeding import loader_draws_once
+from prequential.integrations.feeding import loader_draws_once, loader_drops
 from prequential.integrations.session import Options, Session, new_book
 from prequential.integrations.wandb import prefixed
 from prequential.ledger import read_book
@@ -80,7 +79,6 @@ class CompressionCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         """Find the training program and begin to record."""
-        loader = others.get("train_dataloader")
         processes = max(args.world_size, args.n_gpu)
         if processes > 1:
             raise MeasureError(
@@ -107,7 +105,7 @@ class CompressionCallback(TrainerCallback):
             device=args.device,
             every_n_steps=max(1, int(state.logging_steps)),
             publish=self._audience.publish,
-            draws_once=isinstance(loader, DataLoader) and loader_draws_once(loader),
+            draws_once=loader_draws_once(others.get("train_dataloader")),
         )
         self._session.recorder.replay = (state.epoch or 0) >= 1
         self._audience.begin()
@@ -139,6 +137,10 @@ class CompressionCallback(TrainerCallback):
         self._training = False
         if self._session is not None:
             self._session.recorder.epoch_done()
+            with Harmless("whether rows were dropped is not known"):
+                rows = loader_drops(others.get("train_dataloader")) if state.epoch == 1 else 0
+                if rows:
+                    self._session.recorder.dropped(rows)
             self._session.recorder.replay = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
@@ -169,7 +171,7 @@ class CompressionCallback(TrainerCallback):
         named = {name: value for name, value in kwargs.items() if name != "num_items_in_batch"}
         self._batch = {**named, **{str(place): value for place, value in enumerate(args)}}
         self._module = module
-        self._capture.enter_context(session.recorder.capturing())
+        self._capture.enter_context(session.recorder.capturing(module, self._batch))
 
     def _after_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         """End the micro-batch, unless its loss is still to be computed outside of the model."""
