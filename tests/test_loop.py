@@ -148,6 +148,15 @@ def test_a_wandb_run_gets_rows_a_summary_and_the_artifact():
     assert recording.run.header["wandb"] == {"id": "abc", "project": "toys", "entity": "us"}
 
 
+def test_keys_that_come_up_later_get_their_x_axis_too():
+    """Sums by source have names that only the data tells."""
+    run = FakeRun()
+    with Recording("run", bundle=None, wandb_run=run, source=lambda batch: ["book", "web"] * 2) as recording:
+        train(recording)
+    assert any("web" in key for key in run.rows[-1])
+    assert set(run.rows[-1]) <= set(run.declared)
+
+
 def test_a_script_finds_its_own_program_and_loads_no_lightning(tmp_path):
     """A loop in a file of its own: the file and its configuration are the bundle; lightning stays out."""
     (tmp_path / "train.py").write_text(
