@@ -28,6 +28,7 @@ class Recording:
         ledger: Folder for book and bundle, or path of the book if it ends in ``.jsonl``; must be new.
         config: Resolved configuration of the run, for the bundle.
         device: Where the loss is computed.
+        module: What is trained, to tell whether its weights were learnt before, and to price them.
         wandb_run: A W&B run, which gets the live values, a summary, and book and bundle as an artifact.
         publish: Called at log points with quantities by name and the number of steps so far.
         options: The options of `CompressionMonitor` (``token_bytes``, ``measure``, ``name``, ...); a callable as
@@ -50,6 +51,7 @@ class Recording:
         *,
         config: Mapping[str, Any] | None = None,
         device: Any = "cpu",
+        module: Any = None,
         wandb_run: Any = None,
         publish: Callable[[dict[str, float | int], int], None] | None = None,
         **options: Any,
@@ -68,6 +70,7 @@ class Recording:
             device=device,
             every_n_steps=50,
             publish=self._published,
+            module=module,
         )
         self._recorder = self._session.recorder
 
