@@ -140,7 +140,7 @@ REGISTRY: dict[str, Quantity] = {
             "choice_bits",
             "bit",
             "lower",
-            "Named charges for choices made with sight of the data: log2 N for the best of N.",
+            "Named charges: choices made with sight of the data, log2 N for the best of N; weights learnt before.",
         ),
         Quantity("bundle_bytes", "byte", "lower", "Size of the training program, packed under the bundle's rule."),
         Quantity("raw_bytes", "byte", "", "Bytes of the source data that the tokens stand for."),

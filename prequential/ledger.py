@@ -27,7 +27,7 @@ from prequential.errors import BookError
 from prequential.run import Interval, Run
 
 # Format numbers, newest first. A reader refuses a number it does not know.
-#   2  2026-11  padding apart from masked tokens; rows, in any order; sums by source
+#   2  2026-11  padding apart from masked tokens; rows, in any order; sums by source; weights and modes in the header
 #   1  2026-11  first format
 BOOK_FORMAT = 2
 BOOK_NAME = "book.jsonl"

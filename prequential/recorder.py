@@ -93,6 +93,7 @@ class Recorder:
         every_n_steps: Optimiser steps between log points; the first come at steps 1, 2, 4, 8, ...
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
         plan: What is to be found out about rows.
+        remarks: Sentences by event that hold from the start.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Recorder:
         every_n_steps: int,
         publish: Callable[[dict[str, float | int], int], None],
         plan: RowPlan | None = None,
+        remarks: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.measure, self.every_n_steps, self.publish = path, measure, every_n_steps, publish
         self.route: Route | None = None
@@ -120,6 +122,7 @@ class Recorder:
         self._ledger: Ledger | None = None
         self._device, self._charges = device, dict(charges)
         self._plan = plan or RowPlan()
+        self._remarks = dict(remarks or {})
         self._meter = self._new_meter()
         self._watch: BatchWatch | None = None
         self._tap: LossTap | None = LossTap(self._meter, hold=True) if measure in ("auto", "capture") else None
@@ -343,6 +346,8 @@ class Recorder:
             self._ledger = Ledger(self.path, {**self._header, **self.route.header(), "repeats": repeats})
             for name, bits in self._charges.items():
                 self._ledger.charge(name, bits)
+            for event, message in self._remarks.items():
+                self._note(event, message)
         return self._ledger
 
     def _publish(self) -> None:

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 
 from prequential.codelength import Tally, quantities
 
+# Weights learnt before the run, where a length is conditional on them.
+START = "\N{GREEK SMALL LETTER THETA}0"
+
 _FINAL_SHARE = 0.05
 # A single pass may hold this share of repeated passages: text repeats itself.
 REPEATS_ALLOWED = 0.01
@@ -44,7 +47,7 @@ class Run:
         events: Events in the order of the book.
         end: The end line, or None for a run that is still going or was killed.
         warnings: What the reader had to tolerate, one sentence each.
-        charges: Bits of choices made with sight of the data, by name.
+        charges: Bits of choices made with sight of the data, and of weights learnt before the run, by name.
     """
 
     name: str
@@ -92,10 +95,16 @@ class Run:
         return str(self.header.get("grade", "ideal"))
 
     @property
+    def given_weights(self) -> str | None:
+        """Hash of the weights that the result is conditional on; None if none were learnt before or they are priced."""
+        weights = self.header.get("weights") or {}
+        return weights.get("sha256") if weights.get("rule") is None else None
+
+    @property
     def given(self) -> list[str]:
         """What the length is conditional on: what a receiver must have beside the bundle, uncharged."""
         masked = self.total.masked_tokens
-        return [f"{masked:,} masked tokens"] if masked else []
+        return [START] * (self.given_weights is not None) + [f"{masked:,} masked tokens"] * (masked > 0)
 
     @property
     def length(self) -> str:
@@ -132,7 +141,7 @@ class Run:
         if values["uncoded_bits"]:
             parts.append(f"uncoded {values['uncoded_bits'] / 8:,.1f}")
         if values["choice_bits"]:
-            parts.append(f"choices {values['choice_bits'] / 8:,.1f}")
+            parts.append(f"charges {values['choice_bits'] / 8:,.1f}")
         parts.append(f"bundle {values['bundle_bytes']:,}" if self.bundle else "bundle unknown")
         total = f"{math.ceil(values['compressed_bytes']):,} compressed bytes ({' + '.join(parts)})"
         if values["compression_ratio"] is not None:

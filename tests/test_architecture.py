@@ -42,6 +42,8 @@ ROOMS = {
     "rows": {"batches", "exposure", "hashing", "meter", "torch"},
     "replay": {"codelength", "coverage", "exposure", "meter", "rows", "numpy", "torch"},
     "uncoded": {"numpy", "torch"},
+    "weights": {"errors", "torch"},
+    "modes": {"torch"},
     "causality": {"batches", "likelihoods", "scoring", "uncoded", "torch"},
     "watch": {
         "batches",
@@ -76,6 +78,8 @@ ROOMS = {
     "cli": {"errors", "click"},
     "integrations": {
         "causality",
+        "modes",
+        "weights",
         "errors",
         "codelength",
         "recorder",

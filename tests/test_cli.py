@@ -120,6 +120,7 @@ def test_keys_are_names_of_the_registry_or_documented(books, script):
         "status",
         "single_pass",
         "single_pass_reasons",
+        "given_weights",
         "measure",
         "warnings",
         "baselines",

@@ -209,6 +209,7 @@ REFUSED = {
     "other tokenizer": ({"token_bytes": OTHER_TABLE}, r"same tokenizer, got bytes \(ef+.*\) in a and other \(01"),
     "other rule": ({"bundle": bundle(700, rule="zip")}, "same bundle rule, got xz -9e in a and zip in b"),
     "no bundle": ({"bundle": None}, "same bundle rule, got xz -9e in a and no bundle in b"),
+    "given weights": ({"weights": {"sha256": "ab12", "rule": None}}, "same given weights, got none in a and ab12 in b"),
     "surrogate": ({"grade": "surrogate"}, "same grade, got a code length in a and surrogate in b"),
 }
 

@@ -263,6 +263,7 @@ DOCUMENTED = {
     "status",
     "single_pass",
     "single_pass_reasons",
+    "given_weights",
     "measure",
     "bundle_sha256",
     "warnings",

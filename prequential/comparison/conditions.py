@@ -26,9 +26,12 @@ def check(runs: Sequence[Run], *, prefix: bool = False) -> tuple[bool, list[str]
         Whether the same tokens in the same order are proved, and notes for the reader.
 
     Raises:
-        ComparisonError: The data, its amount, masks or tokenizers, the bundle's rule, or the kind of number differ.
+        ComparisonError: The data, its amount, masks or tokenizers, the weights they are given, the bundle's rule, or
+            the kind of number differ.
     """
     _must_agree("grade", runs, _surrogate, "a surrogate is no code length, compare it with surrogates only")
+    price = 'price the weights (weights="2 bytes a parameter") or start all runs from the same'
+    _must_agree("given weights", runs, lambda run: run.given_weights or "none", price)
     _must_agree("bundle rule", runs, _rule, "bundles are counted by one rule or left out of all runs: record one again")
     proved, shuffled = _same_fingerprints(runs), _same_rows(runs)
     notes = [] if proved else [_OTHER_ORDER if shuffled else _declared_equal(runs, prefix=prefix)]

@@ -55,6 +55,9 @@ class CompressionMonitor(pl.Callback):
         positions: Key under which a batch holds the token of the corpus at which each row begins, or a function of the
             batch: whether rows overlap is then counted exactly.
         corpus_tokens: Length of the corpus in tokens, for those that were never coded.
+        weights: How to price weights learnt before the run: ``"2 bytes a parameter"``, ``"bytes"``, ``"xz"``, or the
+            path of a weight file. None looks for signs of them; if there are any, the result is K(D | θ0) and says so.
+            ``"fresh"`` states that there are none.
         audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
             what it codes; None does not.
 
@@ -79,6 +82,7 @@ class CompressionMonitor(pl.Callback):
         source: str | int | Callable[[Any], Any] | None = None,
         positions: str | int | Callable[[Any], Any] | None = None,
         corpus_tokens: int | None = None,
+        weights: str | None = None,
         audit: str | None = None,
     ) -> None:
         self.options = Options(
@@ -94,6 +98,7 @@ class CompressionMonitor(pl.Callback):
             source=source,
             positions=positions,
             corpus_tokens=corpus_tokens,
+            weights=weights,
         )
         if audit not in (None, "full"):
             raise MeasureError(f"expected audit to be 'full' or None, got {audit!r}: leave it out for none")
@@ -147,6 +152,7 @@ class CompressionMonitor(pl.Callback):
             every_n_steps=max(1, vars(trainer)["log_every_n_steps"]),
             publish=lambda values, steps: self._publish(trainer, values, steps),
             draws_once=draws_once(trainer),
+            module=pl_module,
         )
         self._wrap_training_step(trainer, self._session.recorder)
 

@@ -25,6 +25,7 @@ class Recording:
         ledger: Folder for book and bundle, or path of the book if it ends in ``.jsonl``; must be new.
         config: Resolved configuration of the run, for the bundle.
         device: Where the loss is computed.
+        module: What is trained, to tell whether its weights were learnt before, and to price them.
         wandb_run: A W&B run, which gets the live values, a summary, and book and bundle as an artifact.
         publish: Called at log points with quantities by name and the number of steps so far; or several such functions.
         facts: More that the head of the book shall say of the run.
@@ -48,6 +49,7 @@ class Recording:
         *,
         config: Mapping[str, Any] | None = None,
         device: Any = "cpu",
+        module: Any = None,
         wandb_run: Any = None,
         publish: Publish | Sequence[Publish] = (),
         facts: Mapping[str, Any] | None = None,
@@ -64,6 +66,7 @@ class Recording:
             device=device,
             every_n_steps=50,
             publish=self._audience.publish,
+            module=module,
         )
         self._recorder = self._session.recorder
 

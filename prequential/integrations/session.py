@@ -16,6 +16,7 @@ from typing import Any
 
 from prequential.errors import Harmless, MeasureError
 from prequential.integrations.program import Program
+from prequential.integrations.start import start_of
 from prequential.integrations.versions import versions
 from prequential.ledger import BOOK_NAME, read_book
 from prequential.recorder import Recorder
@@ -23,6 +24,7 @@ from prequential.replay import RowPlan
 from prequential.run import Run
 from prequential.tokenbytes import TokenBytes
 from prequential.tokenbytes import token_bytes as resolve_token_bytes
+from prequential.weights import check_rule
 
 FromBatch = str | int | Callable[[Any], Any]
 
@@ -47,6 +49,7 @@ class Options:
     source: FromBatch | None = None
     positions: FromBatch | None = None
     corpus_tokens: int | None = None
+    weights: str | None = None
     table: TokenBytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -58,6 +61,7 @@ class Options:
             raise MeasureError(f"expected bits of 0 or more as charges, got {self.charges}: log2 N for the best of N")
         if self.repeats not in ("auto", "replay", "data"):
             raise MeasureError(f"expected repeats to be 'auto', 'replay' or 'data', got {self.repeats!r}: see the docs")
+        check_rule(self.weights)
         if isinstance(self.measure, str) and self.measure not in ("auto", "outputs", "capture"):
             object.__setattr__(self, "measure", _located(self.measure))
         if self.token_bytes is not None:
@@ -85,6 +89,10 @@ class Session:
         every_n_steps: Optimiser steps between log points, where the options leave it open.
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
         draws_once: Whether each epoch is known to draw every row of the data once.
+        module: What is trained, before its first update; None if the door does not know it.
+
+    Raises:
+        MeasureError: Weights are to be priced, and there is no module.
     """
 
     def __init__(
@@ -98,16 +106,24 @@ class Session:
         every_n_steps: int,
         publish: Callable[[dict[str, float | int], int], None],
         draws_once: bool = False,
+        module: Any = None,
     ) -> None:
+        start = start_of(module, options.weights)
         self.program = Program(options.bundle, options.table, configuration)
         self.recorder = Recorder(
             path,
-            header={**options.header(), "bundle": self.program.manifest, **versions(), **facts},
+            header={
+                **options.header(),
+                "bundle": self.program.manifest,
+                **start.facts,
+                **versions(),
+                **facts,
+            },
             device=device,
             measure=options.measure,
             token_bytes=options.table,
             bundle_bytes=self.program.bundle_bytes,
-            charges=options.charges or {},
+            charges={**(options.charges or {}), **start.charges},
             every_n_steps=options.every_n_steps or every_n_steps,
             publish=publish,
             plan=RowPlan(
@@ -116,6 +132,7 @@ class Session:
                 positions=_taken(options.positions),
                 corpus_tokens=options.corpus_tokens,
             ),
+            remarks=start.remarks,
         )
 
     def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None]) -> None:

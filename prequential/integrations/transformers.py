@@ -106,6 +106,7 @@ class CompressionCallback(TrainerCallback):
             every_n_steps=max(1, int(state.logging_steps)),
             publish=self._audience.publish,
             draws_once=loader_draws_once(others.get("train_dataloader")),
+            module=model,
         )
         self._session.recorder.replay = (state.epoch or 0) >= 1
         self._audience.begin()

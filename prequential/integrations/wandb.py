@@ -59,6 +59,7 @@ def headline(run: Run) -> dict[str, Any]:
         **{name: values[name] for name in _HEADLINE if values[name] is not None},
         "bundle_sha256": run.bundle.get("sha256"),
         "grade": run.grade,
+        "given_weights": run.given_weights,
         "single_pass": run.single_pass[0],
         "status": run.status,
     }

@@ -14,8 +14,9 @@ def run_record(run: Run) -> dict[str, Any]:
 
     Returns:
         Beside the registry's names: ``name``, ``grade``, ``status``, ``single_pass`` (yes, no, unknown) with
-        ``single_pass_reasons``, ``measure``, ``bundle_sha256``, ``warnings`` (the reader's, then the messages of the
-        book's events), ``baselines`` (bytes by code), ``charges`` (bits by name), ``length`` (``K(D)``, or what it is
+        ``single_pass_reasons``, ``measure``, ``bundle_sha256``, ``given_weights`` (sha256, None if none), ``warnings``
+        (the reader's, then the messages of the book's events), ``baselines`` (bytes by code), ``charges`` (bits by
+        name), ``length`` (``K(D)``, or what it is
         conditional on) and ``sources`` (quantities by source).
     """
     answer, reasons = run.single_pass
@@ -28,6 +29,7 @@ def run_record(run: Run) -> dict[str, Any]:
         "single_pass_reasons": reasons,
         "measure": run.header.get("measure"),
         "bundle_sha256": run.bundle.get("sha256"),
+        "given_weights": run.given_weights,
         "warnings": [*run.warnings, *(event["message"] for event in run.events)],
         "baselines": run.header.get("baselines"),
         "charges": run.charges,

@@ -200,6 +200,7 @@ def _trust(run: Run) -> Table:
         [
             ("length", run.length),
             ("grade", run.grade),
+            *([("given weights", run.given_weights)] if run.given_weights else []),
             ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
             ("measured by", run.header.get("measure") or UNKNOWN),
             ("bundle", run.bundle.get("sha256") or "left out: the total lacks the training program"),
