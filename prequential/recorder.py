@@ -161,6 +161,19 @@ class Recorder:
             self._check = (loss, self._meter.peek())
         self._batches_in_interval += 1
 
+    def so_far(self) -> Sums:
+        """Sums of the open interval, on the device."""
+        return self._meter.peek()
+
+    @_shielded
+    def fail(self, error: Exception) -> None:
+        """Stop the recording: a step could not be observed.
+
+        Raises:
+            MeasureError: It is one, and nothing was learnt yet.
+        """
+        raise error
+
     @_shielded
     def step_done(self, step: int) -> None:
         """Close the interval or reach a log point, if it is time: after an optimiser step.

@@ -56,6 +56,8 @@ ROOMS = {
         "numpy",
         "torch",
     },
+    "rehearsal": {"errors", "numpy", "torch"},
+    "rescore": {"capture", "errors", "meter", "recorder", "torch"},
     "recorder": {
         "errors",
         "codelength",
@@ -77,6 +79,8 @@ ROOMS = {
     "integrations": {
         "causality",
         "errors",
+        "rehearsal",
+        "rescore",
         "codelength",
         "recorder",
         "replay",

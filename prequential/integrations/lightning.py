@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from prequential.causality import Finding, audited, undisturbed
 from prequential.codelength import REGISTRY
 from prequential.errors import Harmless, MeasureError, warn
+from prequential.causality import Finding, audited
+from prequential.errors import MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
 from prequential.integrations.circumstances import (
     book_path,
@@ -24,6 +29,7 @@ from prequential.integrations.circumstances import (
 from prequential.integrations.feeding import draws_once, dropped_rows
 from prequential.integrations.session import Options, Session
 from prequential.recorder import Recorder
+from prequential.rehearsal import rehearsal
 from prequential.run import Run
 
 
@@ -55,6 +61,9 @@ class CompressionMonitor(pl.Callback):
         positions: Key under which a batch holds the token of the corpus at which each row begins, or a function of the
             batch: whether rows overlap is then counted exactly.
         corpus_tokens: Length of the corpus in tokens, for those that were never coded.
+        rescore: ``"eval"`` scores each micro-batch in evaluation mode, before its update, by an extra pass, and these
+            nats are the code; a share such as 0.05 does it for so many of them, at random, and gives an estimate beside
+            the code; None scores the training step itself.
         audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
             what it codes; None does not.
 
@@ -79,6 +88,7 @@ class CompressionMonitor(pl.Callback):
         source: str | int | Callable[[Any], Any] | None = None,
         positions: str | int | Callable[[Any], Any] | None = None,
         corpus_tokens: int | None = None,
+        rescore: float | str | None = None,
         audit: str | None = None,
     ) -> None:
         self.options = Options(
@@ -94,6 +104,7 @@ class CompressionMonitor(pl.Callback):
             source=source,
             positions=positions,
             corpus_tokens=corpus_tokens,
+            rescore=rescore,
         )
         if audit not in (None, "full"):
             raise MeasureError(f"expected audit to be 'full' or None, got {audit!r}: leave it out for none")
@@ -147,6 +158,7 @@ class CompressionMonitor(pl.Callback):
             every_n_steps=max(1, vars(trainer)["log_every_n_steps"]),
             publish=lambda values, steps: self._publish(trainer, values, steps),
             draws_once=draws_once(trainer),
+            reruns=_reruns(pl_module),
         )
         self._wrap_training_step(trainer, self._session.recorder)
 
@@ -206,16 +218,17 @@ class CompressionMonitor(pl.Callback):
         strategy: Any = trainer.strategy
         original = strategy.training_step
         self._unaudited = self.audit is not None
+        module = trainer.lightning_module
 
         def training_step(*args: Any, **kwargs: Any) -> Any:
-            if not self._first_call:
+            if not self._first_call or self._session is None:
                 return original(*args, **kwargs)
             self._first_call = False
             batch = args[0] if args else kwargs.get("batch")
             finding = self._audited(trainer, original, args, kwargs) if self._unaudited else None
-            with recorder.capturing(trainer.lightning_module, batch):
-                outputs = original(*args, **kwargs)
-            recorder.observe(trainer.lightning_module, batch, outputs)
+            outputs = self._session.scoring.run(
+                lambda: original(*args, **kwargs), lambda: _rehearsed(trainer, evaluating=True), module, batch
+            )
             if finding is not None and finding.message is not None:
                 recorder.note("not_audited" if finding.causal is None else "not_causal", finding.message)
             return outputs
@@ -227,12 +240,15 @@ class CompressionMonitor(pl.Callback):
     ) -> Finding:
         """Audit the first micro-batch before its training step; what the extra runs log or count is undone."""
         self._unaudited = False
-        module = trainer.lightning_module
-        if not args or not module.automatic_optimization:
+        if not args or not _reruns(trainer.lightning_module):
             return Finding(None, "causality was not audited: under manual optimisation the training step learns")
+
+        def step(batch: Any) -> None:
+            with _rehearsed(trainer, evaluating=self.options.rescore == "eval"):  # the mode that is coded
+                original(batch, *args[1:], **kwargs)
+
         try:
-            with undisturbed(module):
-                return audited(lambda batch: original(batch, *args[1:], **kwargs), args[0])
+            return audited(step, args[0])
         except Exception as error:
             return Finding(None, f"causality was not audited: {type(error).__name__}: {error}")
 
@@ -281,6 +297,24 @@ class CompressionMonitor(pl.Callback):
                 self._shielded(logger, door_to_wandb.attach, logger.experiment, files, facts)
         for line in run.summary():
             rank_zero_info(f"prequential: {line}")
+
+
+@contextmanager
+def _rehearsed(trainer: pl.Trainer, *, evaluating: bool) -> Iterator[None]:
+    """Run the training step an extra time inside; loggers get nothing of it."""
+    loggers = trainer.loggers
+    trainer.loggers = [DummyLogger() for _ in loggers]
+    try:
+        with rehearsal(trainer.lightning_module, evaluating=evaluating):
+            yield
+    finally:
+        trainer.loggers = loggers
+
+
+def _reruns(module: pl.LightningModule) -> bool:
+    """Whether a training step can be run twice: it does not learn by itself, and does not fetch its own batches."""
+    names = inspect.signature(module.training_step).parameters
+    return bool(module.automatic_optimization) and "dataloader_iter" not in names
 
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:

@@ -20,6 +20,7 @@ from prequential.integrations.versions import versions
 from prequential.ledger import BOOK_NAME, read_book
 from prequential.recorder import Recorder
 from prequential.replay import RowPlan
+from prequential.rescore import check_rescore, scoring
 from prequential.run import Run
 from prequential.tokenbytes import TokenBytes
 from prequential.tokenbytes import token_bytes as resolve_token_bytes
@@ -47,6 +48,8 @@ class Options:
     source: FromBatch | None = None
     positions: FromBatch | None = None
     corpus_tokens: int | None = None
+    source: str | int | Callable[[Any], Any] | None = None
+    rescore: float | str | None = None
     table: TokenBytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -58,6 +61,7 @@ class Options:
             raise MeasureError(f"expected bits of 0 or more as charges, got {self.charges}: log2 N for the best of N")
         if self.repeats not in ("auto", "replay", "data"):
             raise MeasureError(f"expected repeats to be 'auto', 'replay' or 'data', got {self.repeats!r}: see the docs")
+        check_rescore(self.rescore)
         if isinstance(self.measure, str) and self.measure not in ("auto", "outputs", "capture"):
             object.__setattr__(self, "measure", _located(self.measure))
         if self.token_bytes is not None:
@@ -70,6 +74,7 @@ class Options:
             "grade": "ideal",
             "data_name": self.data_name,
             "baselines": dict(self.baselines) if self.baselines else None,
+            "rescore": self.rescore,
         }
 
 
@@ -85,6 +90,10 @@ class Session:
         every_n_steps: Optimiser steps between log points, where the options leave it open.
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
         draws_once: Whether each epoch is known to draw every row of the data once.
+        reruns: Whether the door can run a training step again without learning from it.
+
+    Raises:
+        MeasureError: ``rescore`` is asked for, and a step cannot be run again.
     """
 
     def __init__(
@@ -98,7 +107,13 @@ class Session:
         every_n_steps: int,
         publish: Callable[[dict[str, float | int], int], None],
         draws_once: bool = False,
+        reruns: bool = False,
     ) -> None:
+        if options.rescore is not None and not reruns:
+            raise MeasureError(
+                f"expected a training step that can be run again, for rescore={options.rescore!r}: a loop written by "
+                "hand and a step that learns by itself (manual optimisation) cannot, leave rescore out"
+            )
         self.program = Program(options.bundle, options.table, configuration)
         self.recorder = Recorder(
             path,
@@ -117,6 +132,7 @@ class Session:
                 corpus_tokens=options.corpus_tokens,
             ),
         )
+        self.scoring = scoring(options.rescore, self.recorder, device)
 
     def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None]) -> None:
         """End the book, write the bundle beside it, and hand both to ``summarize``; never raises.
@@ -128,6 +144,8 @@ class Session:
         facts: dict[str, Any] = {}
         with Harmless("the training program was not looked for again"):
             facts = self.program.look_again(self.recorder)
+        with Harmless("the code length in evaluation mode was not estimated"):
+            facts = {**self.scoring.facts(), **facts}
         self.recorder.finish(_status(error), **facts)
         if self.recorder.path.exists():
             with Harmless("the run has its book, but no summary"):
