@@ -80,14 +80,14 @@ def _generators() -> list[torch.Generator]:
 def _states(part: nn.Module) -> Iterator[_Undo]:
     """What undoes changes to one submodule, its children left out."""
     training, variables, buffers = part.training, vars(part), part._buffers
-    for tensor in buffers.values():
-        if tensor is not None:
-            yield _kept_tensor(tensor)
+    for _, tensor in part.named_buffers(recurse=False):
+        yield _kept_tensor(tensor)
     for name, value in variables.items():
         if name not in _PLUMBING and type(value) in _KEEPERS:
             yield _KEEPERS[type(value)](value)
     yield _kept_bindings(variables)
-    yield _kept_bindings(buffers)
+    if isinstance(buffers, dict):  # not where TorchScript keeps them
+        yield _kept_bindings(buffers)
     yield lambda: setattr(part, "training", training)
 
 

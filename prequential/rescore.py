@@ -62,12 +62,11 @@ class DifferenceEstimator:
 
     def draw(self) -> bool:
         """Decide whether the next micro-batch is in the sample."""
-        drawn = self._random.random() < self.share
-        self.batches += drawn
-        return drawn
+        return self._random.random() < self.share
 
     def add(self, evaluated: Sums, trained: Sums) -> None:
         """Take in a micro-batch that was drawn, scored in both modes; does not wait for the device."""
+        self.batches += 1
         difference = evaluated.nats.sum() - trained.nats.sum()
         other_tokens = (evaluated.coded - trained.coded).abs().to(difference.dtype)
         self._sums += torch.stack([difference, difference**2, other_tokens])

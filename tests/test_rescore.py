@@ -198,6 +198,26 @@ def test_only_first_exposures_are_sampled(trainer_of):
     assert twice.rescored == once.rescored
 
 
+def test_an_interrupted_run_has_its_estimate(trainer_of):
+    """Over what it had coded by then."""
+
+    class Breaks(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 11:
+                raise RuntimeError("out of patience")
+
+    seeded()
+    monitor = CompressionMonitor(bundle=None, ledger="broken", rescore=0.4)
+    with pytest.raises(RuntimeError, match="patience"):
+        trainer_of(monitor, Breaks()).fit(Noisy(), loader(2))
+    run = read_book("broken/book.jsonl")
+    in_training, evaluated = (by_hand(list(loader(2))[:11], evaluating=mode) for mode in (False, True))
+    sample = zip(evaluated, in_training, drawn(0.4, 11), strict=True)
+    expected = sum(in_training) + sum(e - t for e, t, one in sample if one) / 0.4
+    assert run.status == "failed"
+    assert run.rescored["nats"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_with_accumulated_gradients_the_mode_is_the_same(trainer_of):
     """Each micro-batch is scored before the update that learns from it."""
     run = trained(trainer_of, rescore="eval", trainer={"accumulate_grad_batches": 4})[0]
