@@ -1,5 +1,6 @@
 """Scoring in evaluation mode: exact against a plain float64 loop, unbiased as an estimate, and nothing disturbed."""
 
+import itertools
 import json
 import math
 import random
@@ -96,6 +97,11 @@ def by_hand(batches, *, evaluating):
         optimizer.step()
         optimizer.zero_grad()
     return nats
+
+
+def first(count):
+    """The first micro-batches; the loader draws from the random state when it is begun, as in the run."""
+    yield from itertools.islice(loader(2), count)
 
 
 def test_the_code_in_evaluation_mode_is_exact(trainer_of):
@@ -211,7 +217,7 @@ def test_an_interrupted_run_has_its_estimate(trainer_of):
     with pytest.raises(RuntimeError, match="patience"):
         trainer_of(monitor, Breaks()).fit(Noisy(), loader(2))
     run = read_book("broken/book.jsonl")
-    in_training, evaluated = (by_hand(list(loader(2))[:11], evaluating=mode) for mode in (False, True))
+    in_training, evaluated = (by_hand(first(11), evaluating=mode) for mode in (False, True))
     sample = zip(evaluated, in_training, drawn(0.4, 11), strict=True)
     expected = sum(in_training) + sum(e - t for e, t, one in sample if one) / 0.4
     assert run.status == "failed"
