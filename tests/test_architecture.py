@@ -57,7 +57,7 @@ ROOMS = {
         "torch",
     },
     "rehearsal": {"errors", "numpy", "torch"},
-    "rescore": {"capture", "errors", "meter", "recorder", "torch"},
+    "rescore": {"codelength", "errors", "meter", "torch"},
     "recorder": {
         "errors",
         "codelength",
@@ -66,6 +66,7 @@ ROOMS = {
         "meter",
         "remarks",
         "replay",
+        "rescore",
         "route",
         "tokenbytes",
         "watch",
@@ -77,6 +78,8 @@ ROOMS = {
     "views": {"codelength", "comparison", "run", "rich"},
     "cli": {"errors", "click"},
     "integrations": {
+        "capture",
+        "meter",
         "causality",
         "errors",
         "rehearsal",

@@ -121,6 +121,8 @@ def test_keys_are_names_of_the_registry_or_documented(books, script):
         "single_pass",
         "single_pass_reasons",
         "measure",
+        "rescore",
+        "rescored",
         "warnings",
         "baselines",
         "charges",

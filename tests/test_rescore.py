@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader
 from toys import Toy, loader
 
-from prequential import CompressionMonitor, Meter, Recording, compare
+from prequential import CompressionMonitor, Meter, Recording, Tally, compare
 from prequential.cli import main
 from prequential.errors import MeasureError
 from prequential.ledger import read_book
@@ -185,6 +186,7 @@ def _estimated(in_training, evaluated, seed):
     for trained_nats, nats in zip(in_training, evaluated, strict=True):
         if estimator.draw():
             estimator.add(_sums(nats), _sums(trained_nats))
+    estimator.count(estimator.take(), Tally(coded_tokens=400))
     return estimator.estimate(sum(in_training))
 
 
@@ -202,6 +204,16 @@ def test_only_first_exposures_are_sampled(trainer_of):
     twice = read_book("twice/book.jsonl")
     assert twice.total.replayed_tokens == 32 * 6
     assert twice.rescored == once.rescored
+
+
+def test_rows_that_came_before_in_the_same_epoch_are_not_sampled(trainer_of):
+    """They are replay, whose differences weigh nothing."""
+    once = trained(trainer_of, rescore=0.4)[0]
+    twice = DataLoader(ConcatDataset([loader(2).dataset] * 2), batch_size=2)
+    again = trained(trainer_of, batches=twice, rescore=0.4, repeats="replay")[0]
+    assert again.total.replayed_tokens == again.total.coded_tokens == 32 * 6
+    assert again.rescored["batches"] == once.rescored["batches"]
+    assert again.rescored["nats"] < again.total.nats - 1
 
 
 def test_an_interrupted_run_has_its_estimate(trainer_of):
@@ -310,7 +322,7 @@ def test_a_model_without_a_loss_in_evaluation_mode_gets_no_estimate(trainer_of):
 
     run = trained(trainer_of, Silent, rescore=0.4)[0]
     assert run.rescored is None
-    assert "scored other tokens than in training mode" in run.events[0]["message"]
+    assert "other tokens are scored there than in training" in run.events[0]["message"]
 
 
 def test_a_sample_of_nothing_is_no_estimate(trainer_of):

@@ -226,7 +226,7 @@ class CompressionMonitor(pl.Callback):
             self._first_call = False
             batch = args[0] if args else kwargs.get("batch")
             finding = self._audited(trainer, original, args, kwargs) if self._unaudited else None
-            outputs = self._session.scoring.run(
+            outputs = self._session.passes.run(
                 lambda: original(*args, **kwargs), lambda: _rehearsed(trainer, evaluating=True), module, batch
             )
             if finding is not None and finding.message is not None:

@@ -15,12 +15,13 @@ from pydoc import locate
 from typing import Any
 
 from prequential.errors import Harmless, MeasureError
+from prequential.integrations.passes import passes
 from prequential.integrations.program import Program
 from prequential.integrations.versions import versions
 from prequential.ledger import BOOK_NAME, read_book
 from prequential.recorder import Recorder
 from prequential.replay import RowPlan
-from prequential.rescore import check_rescore, scoring
+from prequential.rescore import check_rescore
 from prequential.run import Run
 from prequential.tokenbytes import TokenBytes
 from prequential.tokenbytes import token_bytes as resolve_token_bytes
@@ -132,7 +133,7 @@ class Session:
                 corpus_tokens=options.corpus_tokens,
             ),
         )
-        self.scoring = scoring(options.rescore, self.recorder, device)
+        self.passes = passes(options.rescore, self.recorder, device)
 
     def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None]) -> None:
         """End the book, write the bundle beside it, and hand both to ``summarize``; never raises.
@@ -144,8 +145,6 @@ class Session:
         facts: dict[str, Any] = {}
         with Harmless("the training program was not looked for again"):
             facts = self.program.look_again(self.recorder)
-        with Harmless("the code length in evaluation mode was not estimated"):
-            facts = {**self.scoring.facts(), **facts}
         self.recorder.finish(_status(error), **facts)
         if self.recorder.path.exists():
             with Harmless("the run has its book, but no summary"):
