@@ -15,11 +15,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from prequential.causality import Finding, audited, undisturbed
+from prequential.causality import Finding, audited
 from prequential.codelength import REGISTRY
 from prequential.errors import Harmless, MeasureError, warn
-from prequential.causality import Finding, audited
-from prequential.errors import MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
 from prequential.integrations.circumstances import (
     book_path,

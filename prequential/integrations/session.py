@@ -49,7 +49,6 @@ class Options:
     source: FromBatch | None = None
     positions: FromBatch | None = None
     corpus_tokens: int | None = None
-    source: str | int | Callable[[Any], Any] | None = None
     rescore: float | str | None = None
     table: TokenBytes | None = field(init=False, default=None)
 
