@@ -45,7 +45,7 @@ class AsTrained:
         Raises:
             MeasureError: In the first micro-batch, where its code length cannot be found.
         """
-        with self._recorder.capturing():
+        with self._recorder.capturing(module, batch):
             outputs = step()
         self._recorder.observe(module, batch, outputs)
         return outputs
@@ -99,7 +99,7 @@ class Sampled(AsTrained):
         self._tap.meter.take()
         try:
             with rehearsal():
-                with self._tap:
+                with self._tap.on(module, batch):
                     outputs = step()
                 self._add_declared(module, batch, outputs)
         except Exception as error:
