@@ -42,7 +42,8 @@ ROOMS = {
     "rows": {"batches", "exposure", "hashing", "meter", "torch"},
     "replay": {"codelength", "coverage", "exposure", "meter", "rows", "numpy", "torch"},
     "uncoded": {"numpy", "torch"},
-    "causality": {"batches", "likelihoods", "scoring", "uncoded", "torch"},
+    "alignment": {"torch"},
+    "causality": {"alignment", "batches", "likelihoods", "torch"},
     "watch": {
         "batches",
         "codelength",

@@ -15,7 +15,6 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from prequential.causality import Finding, audited
 from prequential.codelength import REGISTRY
 from prequential.errors import Harmless, MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
@@ -25,6 +24,7 @@ from prequential.integrations.circumstances import (
     configuration,
 )
 from prequential.integrations.feeding import draws_once, dropped_rows
+from prequential.integrations.passes import CausalityAudit
 from prequential.integrations.session import Options, Session
 from prequential.recorder import Recorder
 from prequential.rehearsal import rehearsal
@@ -63,7 +63,7 @@ class CompressionMonitor(pl.Callback):
             nats are the code; a share such as 0.05 does it for so many of them, at random, and gives an estimate beside
             the code; None scores the training step itself.
         audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
-            what it codes; None does not.
+            what it codes (and later ones, while it looks at no token yet); None does not.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -107,6 +107,7 @@ class CompressionMonitor(pl.Callback):
         if audit not in (None, "full"):
             raise MeasureError(f"expected audit to be 'full' or None, got {audit!r}: leave it out for none")
         self.ledger, self.audit = ledger, audit
+        self.causality: CausalityAudit | None = None
         self.from_environment = False
         self._session: Session | None = None
         self._path: Path | None = None
@@ -215,46 +216,45 @@ class CompressionMonitor(pl.Callback):
         """
         strategy: Any = trainer.strategy
         original = strategy.training_step
-        self._unaudited = self.audit is not None
         module = trainer.lightning_module
+        self.causality = CausalityAudit() if self.audit is not None else None
 
         def training_step(*args: Any, **kwargs: Any) -> Any:
             if not self._first_call or self._session is None:
                 return original(*args, **kwargs)
             self._first_call = False
             batch = args[0] if args else kwargs.get("batch")
-            finding = self._audited(trainer, original, args, kwargs) if self._unaudited else None
+            if self.causality is not None and self.causality.open:
+                self.causality.look(self._auditable(trainer, original, args, kwargs), batch)
             outputs = self._session.passes.run(
                 lambda: original(*args, **kwargs), lambda: _rehearsed(trainer, evaluating=True), module, batch
             )
-            if finding is not None and finding.message is not None:
-                recorder.note("not_audited" if finding.causal is None else "not_causal", finding.message)
+            if self.causality is not None and not self.causality.open:
+                self.causality.tell(recorder)
             return outputs
 
         strategy.training_step = training_step
 
-    def _audited(
+    def _auditable(
         self, trainer: pl.Trainer, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Finding:
-        """Audit the first micro-batch before its training step; what the extra runs log or count is undone."""
-        self._unaudited = False
+    ) -> Callable[[Any], Any] | None:
+        """The training step, to be run on other batches; None where it cannot be run an extra time."""
         if not args or not _reruns(trainer.lightning_module):
-            return Finding(None, "causality was not audited: under manual optimisation the training step learns")
+            return None
 
         def step(batch: Any) -> None:
             with _rehearsed(trainer, evaluating=self.options.rescore == "eval"):  # the mode that is coded
                 original(batch, *args[1:], **kwargs)
 
-        try:
-            return audited(step, args[0])
-        except Exception as error:
-            return Finding(None, f"causality was not audited: {type(error).__name__}: {error}")
+        return step
 
     def _finish(self, trainer: pl.Trainer, error: BaseException | None) -> None:
         session = self._session
         if session is None:
             return
         vars(trainer.strategy).pop("training_step", None)
+        if self.causality is not None:
+            self.causality.tell(session.recorder)
         session.finish(error, lambda run, files: self._summarize(trainer, run, files))
         self._session = None
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from prequential.capture import LossTap, declared
+from prequential.causality import Finding, audited
 from prequential.errors import MeasureError
 from prequential.meter import Meter, Sums
 from prequential.recorder import Recorder
@@ -18,6 +19,10 @@ from prequential.rescore import DifferenceEstimator
 
 Step = Callable[[], Any]
 Rehearsal = Callable[[], AbstractContextManager[None]]
+
+_LEARNS = "causality was not audited: under manual optimisation the training step learns"
+# An audit that sees nothing is given up after this many micro-batches.
+_AUDITED = 64
 
 
 class AsTrained:
@@ -115,6 +120,41 @@ class Sampled(AsTrained):
         if sums is not None:
             self._tap.meter.take()
             self._tap.meter.add_declared(sums.nats, sums.tokens, vocab_size=None)
+
+
+class CausalityAudit:
+    """Audits the first micro-batch; while the model looks at no token yet, the 2nd, 4th, ... 64th as well.
+
+    Attributes:
+        finding: What was found, None before the first micro-batch.
+        open: Whether it may be run again.
+    """
+
+    def __init__(self) -> None:
+        self.finding: Finding | None = None
+        self.open = True
+        self._seen = 0
+
+    def look(self, step: Callable[[Any], Any] | None, batch: Any) -> None:
+        """Run the audit on a micro-batch, before its training step, if it is time; never raises.
+
+        Args:
+            step: Runs the training step on a batch without leaving anything behind; None where it cannot be run again.
+            batch: The micro-batch.
+        """
+        self._seen += 1
+        if not self.open or self._seen & (self._seen - 1):
+            return
+        try:
+            self.finding = audited(step, batch) if step is not None else Finding(None, _LEARNS)
+        except Exception as error:
+            self.finding = Finding(None, f"causality was not audited: {type(error).__name__}: {error}")
+        self.open = self.finding.blind and self._seen < _AUDITED
+
+    def tell(self, recorder: Recorder) -> None:
+        """Put what was found on the book, once it is known; nothing is said of a causal model."""
+        if self.finding is not None and self.finding.message is not None:
+            recorder.note("not_audited" if self.finding.causal is None else "not_causal", self.finding.message)
 
 
 def passes(rescore: float | str | None, recorder: Recorder, device: Any) -> AsTrained:
