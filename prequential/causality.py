@@ -1,27 +1,29 @@
-"""Does the model see what it codes? An audit on request: a later token is changed, earlier scores must not move.
+"""Does the model see what it codes? An audit on request: later tokens are changed, earlier scores must not move.
 
-The training step is run twice on the first micro-batch, without gradients, on a batch and on a copy in which the second
-half of each row holds other tokens. A causal model gives the first half the same scores both times.
+The training step is run twice on one micro-batch: as it is, and with other tokens from some target of each row on, to
+the end of the row, wherever the batch holds them. A causal model gives that target, as it was, and all before it the
+same scores both times. The scores after it must move, or the audit has seen nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
-from prequential.batches import integer_tensors
-from prequential.likelihoods import LIKELIHOODS
-from prequential.scoring import nats_per_token
-from prequential.uncoded import Layout, find_layout
+from prequential.alignment import Alignment, changed, cut_of, exchanged, find_alignment
+from prequential.batches import tensors
+from prequential.likelihoods import LIKELIHOODS, read_call
 
 # Scores may differ by this much where kernels round differently for other content, in nats a token.
 _TOLERANCE_NATS = 1e-2
+# Arguments of a loss that make it something else than -log p of each target.
+_NO_LIKELIHOOD = frozenset({"weight", "pos_weight", "label_smoothing", "size_average", "reduce"})
+_NOT_AUDITED = "causality was not audited"
 
 
 class Finding(NamedTuple):
@@ -30,19 +32,42 @@ class Finding(NamedTuple):
     Attributes:
         causal: Whether earlier scores stayed as they were; None if that could not be found out.
         message: One sentence on what was found, or on why nothing was; None if the model is causal.
+        earlier_nats: By how much an earlier score moved at most; None if the step was not run twice.
+        later_nats: By how much a later score moved at most.
     """
 
     causal: bool | None
     message: str | None
+    earlier_nats: float | None = None
+    later_nats: float | None = None
+
+    @property
+    def blind(self) -> bool:
+        """Whether the model looks at no token yet, so that the audit may be worth running again later."""
+        return self.causal is None and self.later_nats is not None
+
+
+class _Call(NamedTuple):
+    """One loss call: nats and ids of its targets, which of them count, the argument as given, and V."""
+
+    nats: Tensor
+    targets: Tensor
+    kept: Tensor
+    given: Tensor
+    vocab_size: int
 
 
 class _Scores(TorchFunctionMode):
-    """Keeps the nats of every target of the cross-entropy calls made while it is active, flat, and the targets."""
+    """Keeps the nats of every target of the loss calls made while it is active.
 
-    def __init__(self) -> None:
+    Args:
+        before: Calls of an earlier run, whose targets are scored in place of those of this one.
+    """
+
+    def __init__(self, before: Sequence[_Call] | None = None) -> None:
         super().__init__()
-        self.nats: list[Tensor] = []
-        self.targets: list[Tensor] = []
+        self._before = before
+        self.calls: list[_Call] = []
 
     def __torch_function__(
         self,
@@ -52,91 +77,87 @@ class _Scores(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         keywords = dict(kwargs or {})
-        if func is torch.nn.functional.cross_entropy:
-            call = dict(zip(LIKELIHOODS[func][1], args, strict=False)) | keywords
-            ignored = call.get("ignore_index")
-            ignored = -100 if ignored is None else ignored
-            self.nats.append(nats_per_token(call["input"], call["target"], ignore_index=ignored).flatten())
-            self.targets.append(call["target"].flatten())
+        if func in LIKELIHOODS:
+            self._score(func, dict(zip(LIKELIHOODS[func][1], args, strict=False)) | keywords)
         return func(*args, **keywords)
 
+    def _score(self, func: Callable[..., Any], call: dict[str, Any]) -> None:
+        if self._before is not None and len(self.calls) < len(self._before):
+            call["target"] = self._before[len(self.calls)].given
+        call = {name: value for name, value in call.items() if name not in _NO_LIKELIHOOD} | {"reduction": "none"}
+        scored = read_call(func, (), call)(func(**call))
+        if scored is not None:
+            kept = (scored.targets != scored.ignore_index) & (scored.targets >= 0)
+            self.calls.append(_Call(scored.nats, scored.targets, kept, call["target"], scored.vocab_size))
 
-def audited(step: Callable[[Any], Any], batch: Any, vocab_size: int | None = None) -> Finding:
+
+def audited(step: Callable[[Any], Any], batch: Any) -> Finding:
     """Run the audit on one micro-batch.
 
     Args:
-        step: Runs the training step on a batch; called twice, with the same random state, without gradients. It must
-            leave nothing behind but that state, which is restored.
-        batch: The micro-batch.
-        vocab_size: Number of symbols V, below which other tokens are taken. Default: the largest id, plus one.
+        step: Runs the training step on a batch; called twice. It must leave nothing behind, random states included.
+        batch: The micro-batch, as tensors in lists, tuples or mappings.
 
     Returns:
         A `Finding`; its message is None if the model is causal.
     """
-    scores, targets = _scored(step, batch)
-    tensors = integer_tensors(batch)
-    layout = find_layout(tensors, len(targets), targets) if targets is not None else None
-    if scores is None or targets is None or layout is None:
-        return Finding(
-            None, "causality was not audited: the batch does not show where its rows and their targets stand"
+    before, leaves = _scored(step, batch, None), tensors(batch)
+    rows = find_alignment(leaves, [call.targets for call in before], [call.kept for call in before])
+    if rows is None:
+        return Finding(None, f"{_NOT_AUDITED}: the batch does not show where its rows and their targets stand")
+    kept = rows.of([call.kept for call in before])
+    cut = cut_of(kept)
+    symbols = before[0].vocab_size
+    changes = {id(leaves[place]): changed(leaves[place], cut - shift, symbols) for place, shift in rows.shifts.items()}
+    after = _scored(step, exchanged(batch, changes), before)
+    if [call.nats.shape for call in after] != [call.nats.shape for call in before]:
+        return Finding(None, f"{_NOT_AUDITED}: other targets are scored when later tokens change")
+    scores, moved = (rows.of([call.nats for call in calls]).double() for calls in (before, after))
+    if not bool(torch.isfinite(torch.stack([scores, moved])).all()):
+        return Finding(None, f"{_NOT_AUDITED}: not all scores are finite")
+    earlier = torch.arange(kept.shape[1], device=kept.device) <= cut.unsqueeze(1)
+    difference = (moved - scores).abs()
+    told = _tells(leaves, rows, scores[kept])
+    return _finding(_largest(difference[earlier]), _largest(difference[~earlier]), told=told)
+
+
+def _finding(earlier_nats: float, later_nats: float, *, told: bool) -> Finding:
+    if earlier_nats > _TOLERANCE_NATS:
+        message = (
+            f"earlier scores moved by up to {earlier_nats:.3g} nats when later tokens of the row were changed: the "
+            "model sees what it codes, so that its loss is no code length"
         )
-    tokens = tensors[layout.inputs]
-    other = _other_tail(tokens, vocab_size)
-    changed, _ = _scored(step, tree_map(lambda leaf: other if leaf is tokens else leaf, batch))
-    if changed is None or changed.shape != scores.shape:
-        return Finding(None, "causality was not audited: other targets are scored when later tokens change")
-    moved = _moved(scores, changed, tokens, layout)
-    if moved <= _TOLERANCE_NATS:
-        return Finding(True, None)
-    return Finding(
-        False,
-        f"earlier scores moved by up to {moved:.3g} nats when later tokens of the row were changed: the model sees "
-        "what it codes, so that its loss is no code length",
-    )
+        return Finding(False, message, earlier_nats, later_nats)
+    if later_nats <= _TOLERANCE_NATS and not told:
+        message = f"{_NOT_AUDITED}: no score moved when tokens were changed, not even later ones"
+        return Finding(None, message, earlier_nats, later_nats)
+    return Finding(True, None, earlier_nats, later_nats)
 
 
-@contextmanager
-def undisturbed(module: torch.nn.Module) -> Iterator[None]:
-    """Undo what a training step would leave behind in a Lightning module: running statistics, logged values."""
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    vars(module)["log"] = lambda *ignored, **options: None
-    try:
-        yield
-    finally:
-        del vars(module)["log"]
-        with torch.no_grad():
-            for name, buffer in module.named_buffers():
-                buffer.copy_(buffers[name])
-
-
-def _moved(scores: Tensor, changed: Tensor, tokens: Tensor, layout: Layout) -> float:
-    """The largest change in the first half of each row, less the last of it, whose target itself may have changed."""
-    rows = tokens.reshape(-1, tokens.shape[-1]) if tokens.dim() > 1 else tokens.reshape(1, -1)
-    shorter = layout.inputs == layout.targets and not layout.empty_slot
-    length = rows.shape[1] - shorter
-    difference = (scores - changed).reshape(len(rows), length).abs()[:, : rows.shape[1] // 2 - 1]
-    return float(difference.max()) if difference.numel() else 0.0
-
-
-def _other_tail(tokens: Tensor, vocab_size: int | None) -> Tensor:
-    """A copy with other tokens in the second half of each row."""
-    copy, middle = tokens.clone(), tokens.shape[-1] // 2
-    symbols = vocab_size or int(tokens.max()) + 1
-    copy[..., middle:] = (copy[..., middle:] + 1) % max(2, symbols)
-    return copy
-
-
-def _scored(step: Callable[[Any], Any], batch: Any) -> tuple[Tensor | None, Tensor | None]:
-    """Nats and targets of one run of the step, flat; the random state is put back."""
-    scores = _Scores()
-    with torch.random.fork_rng(), torch.no_grad(), _eager(), scores:
+def _scored(step: Callable[[Any], Any], batch: Any, before: Sequence[_Call] | None) -> list[_Call]:
+    """Loss calls of one run of the step; compiled modules run as they were written."""
+    scores = _Scores(before)
+    with torch.no_grad(), _eager(), scores:
         step(batch)
-    if not scores.nats:
-        return None, None
-    return torch.cat(scores.nats), torch.cat(scores.targets)
+    return scores.calls
 
 
 def _eager() -> AbstractContextManager[Any]:
-    """Run compiled modules as they were written: a list cannot be filled from inside a graph."""
+    """A list cannot be filled from inside a graph."""
     set_stance = getattr(torch.compiler, "set_stance", None)  # new in torch 2.6
     return nullcontext() if set_stance is None else set_stance("force_eager")
+
+
+def _tells(leaves: Sequence[Tensor], rows: Alignment, scores: Tensor) -> bool:
+    """Whether it says something that no score moves at all.
+
+    It does where the batch holds its targets, no token before them and no other ids (labels of pictures), and the
+    scores are not all one (those of a head that begins with zeros).
+    """
+    ids = [place for place, leaf in enumerate(leaves) if not leaf.is_floating_point() and leaf.numel() > 1]
+    only_targets = set(ids) <= set(rows.shifts) and min(rows.shifts.values()) >= 0
+    return only_targets and float(scores.max() - scores.min()) > _TOLERANCE_NATS
+
+
+def _largest(differences: Tensor) -> float:
+    return float(differences.max()) if differences.numel() else 0.0

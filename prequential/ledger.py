@@ -254,6 +254,8 @@ class _Reader:
         for audit in {"repeats", "coverage", "row_sampling"} & set(record):
             facts = dict(record[audit]).items()
             record[audit] = {key: None if value is None else _typed(value, float) for key, value in facts}
+        for estimate in {"repeats", "rescored"} & set(record):
+            record[estimate] = {key: float(_typed(value, float)) for key, value in dict(record[estimate]).items()}
         self.end = record
 
     def _check_totals(self, run: Run) -> None:

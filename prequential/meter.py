@@ -72,6 +72,11 @@ class Sums(NamedTuple):
     nats: Tensor
     counts: Tensor
 
+    @property
+    def coded(self) -> Tensor:
+        """How many tokens were coded."""
+        return self.counts[_CODED]
+
 
 class Meter:
     """Sums of -ln p over coded tokens, with their counts, on the device.

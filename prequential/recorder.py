@@ -28,6 +28,7 @@ from prequential.live import interval_values, source_values
 from prequential.meter import Meter, Sums, read_sums
 from prequential.remarks import SCORED_AFTER_UPDATE, not_likelihood, remarks_on, returned_loss, uncovered
 from prequential.replay import RowPlan
+from prequential.rescore import DifferenceEstimator
 from prequential.route import Route, settle_route
 from prequential.tokenbytes import TokenBytes
 from prequential.watch import BatchWatch, Columns, Watched, facts_of
@@ -59,6 +60,7 @@ class _Waiting(NamedTuple):
     returned_loss: Tensor | None
     first_batch: Sums | None
     expected: list[int]
+    differences: Tensor | None
 
 
 def _shielded(method: _Method) -> _Method:
@@ -115,6 +117,7 @@ class Recorder:
         self.route: Route | None = None
         self.failure: str | None = None
         self.replay = False
+        self.rescoring: DifferenceEstimator | None = None
         self.total = Tally()
         self.sources: dict[str, Tally] = {}
         self.steps = 0
@@ -163,6 +166,19 @@ class Recorder:
         if self._batches_in_interval == 0 and loss is not None:
             self._check = (loss, self._meter.peek())
         self._batches_in_interval += 1
+
+    def so_far(self) -> Sums:
+        """Sums of the open interval, on the device."""
+        return self._meter.peek()
+
+    @_shielded
+    def fail(self, error: Exception) -> None:
+        """Stop the recording: a step could not be observed.
+
+        Raises:
+            MeasureError: It is one, and nothing was learnt yet.
+        """
+        raise error
 
     @_shielded
     def step_done(self, step: int) -> None:
@@ -229,7 +245,7 @@ class Recorder:
         message = self._watch.verdict() if self._watch is not None else None
         if message is not None:
             self.note("not_single_pass", message)
-        facts = {**facts_of(self._watch), **facts}
+        facts = {**facts_of(self._watch), **self._rescored(), **facts}
         try:
             if self.failure is not None:
                 message = f"the recording stopped: {self.failure}"
@@ -300,8 +316,11 @@ class Recorder:
             coverage = self.route.coverage if self.route is not None else None
             expected = coverage.take() if coverage is not None else []
             sums = self._meter.take()
+            differences = self.rescoring.take() if self.rescoring is not None else None
             self._waiting.append(
-                _Waiting(self._last_step, elapsed_s, self.replay, sums, watched, loss, first_batch, expected)
+                _Waiting(
+                    self._last_step, elapsed_s, self.replay, sums, watched, loss, first_batch, expected, differences
+                )
             )
         self._steps_in_interval = self._batches_in_interval = 0
         self._check = None
@@ -320,6 +339,8 @@ class Recorder:
                 name: self.sources.get(name, Tally()) + sources.get(name, Tally()) for name in self.sources | sources
             }
             ledger.sums(interval.step, tally, interval.elapsed_s, sources)
+            if self.rescoring is not None and interval.differences is not None:
+                self.rescoring.count(interval.differences, tally)
             if estimated:
                 self._note("replay_estimated", _ESTIMATED)
             for event, message in remarks_on(reading, interval.step, self._vocab_size):
@@ -338,6 +359,15 @@ class Recorder:
     @_shielded
     def _finish_log_point(self) -> None:
         self._log_point()
+
+    def _rescored(self) -> dict[str, Any]:
+        if self.rescoring is None or self.failure is not None:
+            return {}
+        found = self.rescoring.estimate(self.total.nats)
+        if isinstance(found, str):
+            self.note("not_rescored", found)
+            return {}
+        return {"rescored": found._asdict()}
 
     def _opened(self) -> Ledger:
         if self._ledger is None:

@@ -14,7 +14,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from prequential.codelength import Tally, quantities
+from prequential.codelength import Tally, nats_to_bits, quantities
 
 # Weights learnt before the run, where a length is conditional on them.
 START = "\N{GREEK SMALL LETTER THETA}0"
@@ -135,7 +135,7 @@ class Run:
         return values
 
     def summary(self) -> list[str]:
-        """The end of a run in three lines of plain text: the sum, how far it is proved, where the book lies."""
+        """The end of a run in a few lines of plain text: the sum, how far it is proved, where the book lies."""
         values: dict[str, Any] = self.measured()
         parts = [f"data {values['data_bits'] / 8:,.1f}"]
         if values["uncoded_bits"]:
@@ -150,15 +150,28 @@ class Run:
         elif values["uniform_ratio"] is not None:
             total += f": {_down(values['uniform_ratio'])}x against the uniform code"
             total += f", {values['bits_per_token']:.4f} bits/token"
+        lines = [total]
+        if self.rescored is not None:
+            data, error = (nats_to_bits(self.rescored[name]) / 8 for name in ("nats", "standard_error"))
+            lines.append(f"in evaluation mode an estimate of {data:,.1f} (+- {2 * error:,.1f}) bytes of data code")
         answer, reasons = self.single_pass
         why = f" ({'; '.join(reasons)})" if reasons else ""
         kind = f"{self.length}, " if self.given else ""
         proof = "".join(f" ({reason})" for reason in self.surrogate_reasons)
         return [
-            total,
+            *lines,
             f"{kind}grade {self.grade}{proof}, found by {self.header.get('measure')}, single pass: {answer}{why}",
             f"book {self.path}",
         ]
+
+    @property
+    def rescored(self) -> dict[str, float] | None:
+        """The estimate of the code length in evaluation mode, if the run made one.
+
+        ``nats`` and their ``standard_error``, from ``batches`` micro-batches, each drawn with probability ``share``.
+        """
+        found = (self.end or {}).get("rescored")
+        return found if found and {"nats", "standard_error", "batches", "share"} <= set(found) else None
 
     @property
     def final_nats_per_token(self) -> float | None:

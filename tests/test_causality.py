@@ -1,5 +1,8 @@
 """The audit of causality: what it catches, what it lets pass, and that it leaves nothing behind."""
 
+from collections import UserDict
+from typing import NamedTuple
+
 import lightning as L
 import pytest
 import torch
@@ -23,9 +26,9 @@ def causal(tokens):
     return TABLE[tokens].cumsum(1)
 
 
-def leaky(tokens):
-    """Logits that also know, faintly, the next token but three."""
-    return causal(tokens) + 0.5 * TABLE[tokens.roll(-3, 1)]
+def leaky(tokens, ahead):
+    """Logits that also know, faintly, a token ahead."""
+    return causal(tokens) + 0.5 * TABLE[tokens.roll(-ahead, 1)]
 
 
 def pairs_step(model):
@@ -62,35 +65,154 @@ LAYOUTS = {
 }
 
 
+def split_step(model):
+    """The loss in pieces of time."""
+
+    def step(batch):
+        parts = zip(model(batch[0]).split(4, 1), batch[1].split(4, 1), strict=True)
+        return sum(F.cross_entropy(logits.flatten(0, 1), targets.flatten()) for logits, targets in parts)
+
+    return step
+
+
+def rowwise_step(model):
+    """The loss in pieces of rows, by log-probabilities."""
+
+    def step(batch):
+        parts = zip(model(batch[0]).split(3), batch[1].split(3), strict=True)
+        return sum(F.nll_loss(logits.log_softmax(-1).transpose(1, 2), targets) for logits, targets in parts)
+
+    return step
+
+
+def fused_step(model):
+    """Labels inside the model too, which shifts them by itself."""
+    return lambda batch: F.cross_entropy(model(F.pad(batch.ids[:, :-1], (1, 0))).flatten(0, 1), batch.ids.flatten())
+
+
+class Batch(NamedTuple):
+    ids: torch.Tensor
+    rest: tuple = ()
+
+
+class Encoding(UserDict):
+    """A mapping of its own kind, as tokenizers give."""
+
+
+LAYOUTS |= {
+    "split": (split_step, [TOKENS[:, :-1], TOKENS[:, 1:]]),
+    "rowwise": (rowwise_step, (TOKENS[:, :-1], TOKENS[:, 1:])),
+    "inside": (fused_step, Batch(TOKENS)),
+    "mapping": (sliced_step, Encoding({"ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)})),
+}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_causal_model_passes(layout):
-    """Every layout of a batch."""
+    """Every layout of a batch; earlier scores stay, later ones move."""
     step, batch = LAYOUTS[layout]
-    assert audited(step(causal), batch) == (True, None)
+    finding = audited(step(causal), batch)
+    assert finding[:3] == (True, None, 0)
+    assert finding.later_nats > 0.1
 
 
+@pytest.mark.parametrize("ahead", [1, 2, 3, 7])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_model_that_looks_ahead_is_caught(layout):
-    """Even by a little."""
+def test_a_model_that_looks_ahead_is_caught(layout, ahead):
+    """Even by a little, and even by one token only: its own target."""
     step, batch = LAYOUTS[layout]
-    finding = audited(step(leaky), batch)
+    finding = audited(step(lambda tokens: leaky(tokens, ahead)), batch)
     assert finding.causal is False
+    assert finding.earlier_nats > 0.1
     assert "when later tokens of the row were changed: the model sees what it codes" in finding.message
+
+
+def test_a_forgotten_shift_is_caught():
+    """Inputs that are the targets, or come after them: each token is predicted from itself."""
+    assert audited(pairs_step(causal), [TOKENS, TOKENS.clone()]).causal is False
+    assert audited(pairs_step(causal), [TOKENS, TOKENS]).causal is False
+    assert audited(pairs_step(causal), [TOKENS[:, 1:], TOKENS[:, :-1]]).causal is False
+    assert audited(lambda batch: F.cross_entropy(TABLE[batch], batch), torch.arange(8)).causal is False
+
+
+@pytest.mark.parametrize("place", range(1, 15))
+def test_a_leak_at_one_place_is_caught(place):
+    """Rows are cut at different places."""
+
+    def model(tokens):
+        logits = causal(tokens)
+        logits[:, place - 1] += TABLE[tokens[:, place]]
+        return logits
+
+    batch = [TOKENS.repeat(2, 1)[:, :-1], TOKENS.repeat(2, 1)[:, 1:]]
+    assert audited(pairs_step(causal), batch).causal is True
+    assert audited(pairs_step(model), batch).causal is False
+
+
+def test_only_targets_that_count_are_held_against_each_other():
+    """With a masked prompt, the leak shows where a target is scored."""
+    targets = TOKENS[:, 1:].clone()
+    targets[:, :11] = -100
+    targets[0] = -100
+    batch = [TOKENS[:, :-1], targets]
+    assert audited(pairs_step(causal), batch).causal is True
+    assert audited(pairs_step(lambda tokens: leaky(tokens, 1)), batch).causal is False
+
+
+@pytest.mark.parametrize("leak", [False, True])
+def test_bits_of_pictures_are_audited(leak):
+    """Each row of pixels from those above it, or from itself as well."""
+    images = (torch.rand(6, 8, 8, generator=torch.Generator().manual_seed(1)) < 0.3).float()
+    above = torch.randn(8, 8, generator=torch.Generator().manual_seed(2))
+
+    def step(batch):
+        logits = F.pad(batch, (0, 0, 1, 0))[:, :-1] @ above + (batch.flip(2) if leak else 0)
+        return F.binary_cross_entropy_with_logits(logits, batch)
+
+    assert audited(step, images).causal is not leak
+
+
+def test_labels_that_the_model_is_not_given_pass():
+    """No score moves, and that says it; unless the labels are given to the model."""
+    pictures = torch.randn(8, 20, generator=torch.Generator().manual_seed(3))
+    labels = torch.arange(8)
+    assert audited(lambda batch: F.cross_entropy(batch[0], batch[1]), [pictures, labels]).causal is True
+    sees = lambda batch: F.cross_entropy(batch[0] + F.one_hot(batch[1], 20), batch[1])  # noqa: E731
+    assert audited(sees, [pictures, labels]).causal is False
+
+
+def test_a_model_that_looks_at_nothing_yet_is_not_called_causal():
+    """A head that begins with zeros; masked ids that the batch does not explain; a single distribution for all."""
+    zeros = audited(pairs_step(lambda tokens: 0 * causal(tokens)), [TOKENS[:, :-1], TOKENS[:, 1:]])
+    same = audited(pairs_step(lambda tokens: 0 * causal(tokens) + TABLE[0]), [TOKENS[:, :-1], TOKENS[:, 1:]])
+    masked = torch.where(torch.arange(16) % 5 == 0, 0, TOKENS)
+    labels = torch.where(torch.arange(16) % 5 == 0, TOKENS, -100)
+    cloze = audited(pairs_step(lambda tokens: TABLE[tokens.roll(1, 1)]), [masked, labels])
+    for finding in (zeros, same, cloze):
+        assert (finding.causal, finding.blind) == (None, True)
+        assert "no score moved when tokens were changed, not even later ones" in finding.message
 
 
 def test_ignored_targets_have_no_score_wherever_the_id_is_given():
     """The slot at the end of each row is ignored by the script, so it is ignored here."""
     step, batch = LAYOUTS["positional"]
-    nats, _ = causality._scored(step(causal), batch)
-    assert torch.equal(nats.view(8, 16)[:, -1], torch.zeros(8, dtype=nats.dtype))
-    assert (nats.view(8, 16)[:, :-1] > 0).all()
+    (call,) = causality._scored(step(causal), batch, None)
+    nats = call.nats.view(8, 16)
+    assert torch.equal(nats[:, -1], torch.zeros(8, dtype=nats.dtype))
+    assert (nats[:, :-1] > 0).all()
 
 
 def test_what_cannot_be_audited_says_why():
-    """No layout, and no loss calls."""
-    finding = audited(lambda batch: F.cross_entropy(TABLE[batch[0]], batch[0]), [torch.arange(8)])
-    assert (finding.causal, "does not show" in finding.message) == (None, True)
+    """No layout, no loss calls, other targets the second time, and scores that are no numbers."""
+    finding = audited(lambda batch: F.cross_entropy(TABLE[batch[0]], 7 - batch[0]), [torch.arange(8)])
+    assert (finding.causal, "does not show" in finding.message, finding.blind) == (None, True, False)
     assert audited(lambda batch: None, [TOKENS]).causal is None
+    pieces = iter([1, 3])
+    changing = lambda batch: [pairs_step(causal)(batch) for _ in range(next(pieces))]  # noqa: E731
+    finding = audited(changing, [TOKENS[:, :-1], TOKENS[:, 1:]])
+    assert (finding.causal, "other targets are scored" in finding.message) == (None, True)
+    finding = audited(pairs_step(lambda tokens: causal(tokens) / 0), [TOKENS[:, :-1], TOKENS[:, 1:]])
+    assert (finding.causal, "not all scores are finite" in finding.message) == (None, True)
 
 
 class WithState(Toy):
@@ -144,6 +266,37 @@ def test_a_leaky_run_is_a_surrogate(trainer_of):
     assert run.grade == "surrogate"
     assert [event["event"] for event in run.events] == ["not_causal"]
     assert run.status == "completed"
+
+
+class BeginsWithZeros(Leaky):
+    """Looks at no token before its first update."""
+
+    def __init__(self, learning_rate):
+        super().__init__(learning_rate)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+
+def test_a_head_that_begins_with_zeros_is_audited_once_it_has_learnt(trainer_of):
+    """At the second micro-batch; where nothing is learnt it stays unknown, and the book says so."""
+    data = DataLoader(TensorDataset(TOKENS[:, :-1], TOKENS[:, 1:]), batch_size=2)
+    for name, learning_rate in (("learns", 1.0), ("stays", 0.0)):
+        monitor = CompressionMonitor(bundle=None, ledger=name, audit="full")
+        module = BeginsWithZeros(learning_rate)
+        nn.init.normal_(module.embedding.weight)
+        trainer_of(monitor).fit(module, data)
+    assert [event["event"] for event in read_book("learns/book.jsonl").events] == ["not_causal"]
+    assert [event["event"] for event in read_book("stays/book.jsonl").events] == ["not_audited"]
+    assert "not even later ones" in read_book("stays/book.jsonl").events[0]["message"]
+
+
+def test_the_mode_that_is_coded_is_audited(trainer_of):
+    """Statistics over the positions of a batch let later tokens in while it trains, not in evaluation mode."""
+    for rescore in (None, "eval"):
+        monitor = CompressionMonitor(bundle=None, ledger=str(rescore), audit="full", rescore=rescore)
+        trainer_of(monitor).fit(WithState(), DataLoader(loader().dataset, batch_size=8))
+    assert [event["event"] for event in read_book("None/book.jsonl").events] == ["cross_row", "not_causal"]
+    assert read_book("eval/book.jsonl").events == []
 
 
 def test_a_run_that_cannot_be_audited_says_so(trainer_of):

@@ -122,6 +122,8 @@ def test_keys_are_names_of_the_registry_or_documented(books, script):
         "single_pass_reasons",
         "given_weights",
         "measure",
+        "rescore",
+        "rescored",
         "warnings",
         "baselines",
         "charges",

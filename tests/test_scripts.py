@@ -271,6 +271,7 @@ CASES = [
     Case("padded_rows", padded, 333, padding=132, uncoded=40),
     Case("packed_documents", labelled, 564, masked=76, uncoded=1),
     Case("leaky", pairs, 48 * 12, uncoded=48, options={"audit": "full"}, says="later"),
+    Case("leaks_one", pairs, 48 * 12, uncoded=None, options={"audit": "full"}, says="the model sees what it codes"),
     Case("uneven_sampler", pairs, 29 * 8, replayed=3 * 8, uncoded=29),
     Case("replay_buffer", pairs, 40 * 8, replayed=40 * 8, uncoded=40),
     Case("random_crops", pairs, 1404, replayed=36, uncoded=117, head="lm_head", arguments=("--text=2000",)),

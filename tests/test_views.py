@@ -258,6 +258,8 @@ DOCUMENTED = {
     "charges",
     "length",
     "sources",
+    "rescore",
+    "rescored",
     "name",
     "grade",
     "status",

@@ -134,6 +134,7 @@ def _differences(runs: Sequence[Run]) -> list[str]:
         "measure": lambda run: run.header.get("measure"),
         "vocab_size": lambda run: run.header.get("vocab_size"),
         "tokenizer": _tokenizer,
+        "rescore": lambda run: str(run.header.get("rescore")),
     }
     notes = []
     for field, value_of in fields.items():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from prequential.causality import Finding, audited, undisturbed
 from prequential.codelength import REGISTRY
 from prequential.errors import Harmless, MeasureError, warn
 from prequential.integrations import wandb as door_to_wandb
@@ -22,8 +24,10 @@ from prequential.integrations.circumstances import (
     configuration,
 )
 from prequential.integrations.feeding import draws_once, dropped_rows
+from prequential.integrations.passes import CausalityAudit
 from prequential.integrations.session import Options, Session
 from prequential.recorder import Recorder
+from prequential.rehearsal import rehearsal
 from prequential.run import Run
 
 
@@ -58,8 +62,11 @@ class CompressionMonitor(pl.Callback):
         weights: How to price weights learnt before the run: ``"2 bytes a parameter"``, ``"bytes"``, ``"xz"``, or the
             path of a weight file. None looks for signs of them; if there are any, the result is K(D | θ0) and says so.
             ``"fresh"`` states that there are none.
+        rescore: ``"eval"`` scores each micro-batch in evaluation mode, before its update, by an extra pass, and these
+            nats are the code; a share such as 0.05 does it for so many of them, at random, and gives an estimate beside
+            the code; None scores the training step itself.
         audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
-            what it codes; None does not.
+            what it codes (and later ones, while it looks at no token yet); None does not.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -83,6 +90,7 @@ class CompressionMonitor(pl.Callback):
         positions: str | int | Callable[[Any], Any] | None = None,
         corpus_tokens: int | None = None,
         weights: str | None = None,
+        rescore: float | str | None = None,
         audit: str | None = None,
     ) -> None:
         self.options = Options(
@@ -99,10 +107,12 @@ class CompressionMonitor(pl.Callback):
             positions=positions,
             corpus_tokens=corpus_tokens,
             weights=weights,
+            rescore=rescore,
         )
         if audit not in (None, "full"):
             raise MeasureError(f"expected audit to be 'full' or None, got {audit!r}: leave it out for none")
         self.ledger, self.audit = ledger, audit
+        self.causality: CausalityAudit | None = None
         self.from_environment = False
         self._session: Session | None = None
         self._path: Path | None = None
@@ -153,6 +163,7 @@ class CompressionMonitor(pl.Callback):
             publish=lambda values, steps: self._publish(trainer, values, steps),
             draws_once=draws_once(trainer),
             module=pl_module,
+            reruns=_reruns(pl_module),
         )
         self._wrap_training_step(trainer, self._session.recorder)
 
@@ -211,42 +222,45 @@ class CompressionMonitor(pl.Callback):
         """
         strategy: Any = trainer.strategy
         original = strategy.training_step
-        self._unaudited = self.audit is not None
+        module = trainer.lightning_module
+        self.causality = CausalityAudit() if self.audit is not None else None
 
         def training_step(*args: Any, **kwargs: Any) -> Any:
-            if not self._first_call:
+            if not self._first_call or self._session is None:
                 return original(*args, **kwargs)
             self._first_call = False
             batch = args[0] if args else kwargs.get("batch")
-            finding = self._audited(trainer, original, args, kwargs) if self._unaudited else None
-            with recorder.capturing(trainer.lightning_module, batch):
-                outputs = original(*args, **kwargs)
-            recorder.observe(trainer.lightning_module, batch, outputs)
-            if finding is not None and finding.message is not None:
-                recorder.note("not_audited" if finding.causal is None else "not_causal", finding.message)
+            if self.causality is not None and self.causality.open:
+                self.causality.look(self._auditable(trainer, original, args, kwargs), batch)
+            outputs = self._session.passes.run(
+                lambda: original(*args, **kwargs), lambda: _rehearsed(trainer, evaluating=True), module, batch
+            )
+            if self.causality is not None and not self.causality.open:
+                self.causality.tell(recorder)
             return outputs
 
         strategy.training_step = training_step
 
-    def _audited(
+    def _auditable(
         self, trainer: pl.Trainer, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Finding:
-        """Audit the first micro-batch before its training step; what the extra runs log or count is undone."""
-        self._unaudited = False
-        module = trainer.lightning_module
-        if not args or not module.automatic_optimization:
-            return Finding(None, "causality was not audited: under manual optimisation the training step learns")
-        try:
-            with undisturbed(module):
-                return audited(lambda batch: original(batch, *args[1:], **kwargs), args[0])
-        except Exception as error:
-            return Finding(None, f"causality was not audited: {type(error).__name__}: {error}")
+    ) -> Callable[[Any], Any] | None:
+        """The training step, to be run on other batches; None where it cannot be run an extra time."""
+        if not args or not _reruns(trainer.lightning_module):
+            return None
+
+        def step(batch: Any) -> None:
+            with _rehearsed(trainer, evaluating=self.options.rescore == "eval"):  # the mode that is coded
+                original(batch, *args[1:], **kwargs)
+
+        return step
 
     def _finish(self, trainer: pl.Trainer, error: BaseException | None) -> None:
         session = self._session
         if session is None:
             return
         vars(trainer.strategy).pop("training_step", None)
+        if self.causality is not None:
+            self.causality.tell(session.recorder)
         session.finish(error, lambda run, files: self._summarize(trainer, run, files))
         self._session = None
 
@@ -287,6 +301,24 @@ class CompressionMonitor(pl.Callback):
                 self._shielded(logger, door_to_wandb.attach, logger.experiment, files, facts)
         for line in run.summary():
             rank_zero_info(f"prequential: {line}")
+
+
+@contextmanager
+def _rehearsed(trainer: pl.Trainer, *, evaluating: bool) -> Iterator[None]:
+    """Run the training step an extra time inside; loggers get nothing of it."""
+    loggers = trainer.loggers
+    trainer.loggers = [DummyLogger() for _ in loggers]
+    try:
+        with rehearsal(trainer.lightning_module, evaluating=evaluating):
+            yield
+    finally:
+        trainer.loggers = loggers
+
+
+def _reruns(module: pl.LightningModule) -> bool:
+    """Whether a training step can be run twice: it does not learn by itself, and does not fetch its own batches."""
+    names = inspect.signature(module.training_step).parameters
+    return bool(module.automatic_optimization) and "dataloader_iter" not in names
 
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:

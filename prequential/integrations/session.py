@@ -15,12 +15,14 @@ from pydoc import locate
 from typing import Any
 
 from prequential.errors import Harmless, MeasureError
+from prequential.integrations.passes import passes
 from prequential.integrations.program import Program
 from prequential.integrations.start import start_of
 from prequential.integrations.versions import versions
 from prequential.ledger import BOOK_NAME, read_book
 from prequential.recorder import Recorder
 from prequential.replay import RowPlan
+from prequential.rescore import check_rescore
 from prequential.run import Run
 from prequential.tokenbytes import TokenBytes
 from prequential.tokenbytes import token_bytes as resolve_token_bytes
@@ -50,6 +52,7 @@ class Options:
     positions: FromBatch | None = None
     corpus_tokens: int | None = None
     weights: str | None = None
+    rescore: float | str | None = None
     table: TokenBytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -62,6 +65,7 @@ class Options:
         if self.repeats not in ("auto", "replay", "data"):
             raise MeasureError(f"expected repeats to be 'auto', 'replay' or 'data', got {self.repeats!r}: see the docs")
         check_rule(self.weights)
+        check_rescore(self.rescore)
         if isinstance(self.measure, str) and self.measure not in ("auto", "outputs", "capture"):
             object.__setattr__(self, "measure", _located(self.measure))
         if self.token_bytes is not None:
@@ -74,6 +78,7 @@ class Options:
             "grade": "ideal",
             "data_name": self.data_name,
             "baselines": dict(self.baselines) if self.baselines else None,
+            "rescore": self.rescore,
         }
 
 
@@ -90,9 +95,11 @@ class Session:
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
         draws_once: Whether each epoch is known to draw every row of the data once.
         module: What is trained, before its first update; None if the door does not know it.
+        reruns: Whether the door can run a training step again without learning from it.
 
     Raises:
-        MeasureError: Weights are to be priced, and there is no module.
+        MeasureError: Weights are to be priced, and there is no module; or ``rescore`` is asked for, and a step cannot
+            be run again.
     """
 
     def __init__(
@@ -107,8 +114,14 @@ class Session:
         publish: Callable[[dict[str, float | int], int], None],
         draws_once: bool = False,
         module: Any = None,
+        reruns: bool = False,
     ) -> None:
-        start = start_of(module, options.weights)
+        if options.rescore is not None and not reruns:
+            raise MeasureError(
+                f"expected a training step that can be run again, for rescore={options.rescore!r}: a loop written by "
+                "hand and a step that learns by itself (manual optimisation) cannot, leave rescore out"
+            )
+        start = start_of(module, options.weights, scored_as_trained=options.rescore != "eval")
         self.program = Program(options.bundle, options.table, configuration)
         self.recorder = Recorder(
             path,
@@ -134,6 +147,7 @@ class Session:
             ),
             remarks=start.remarks,
         )
+        self.passes = passes(options.rescore, self.recorder, device)
 
     def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None]) -> None:
         """End the book, write the bundle beside it, and hand both to ``summarize``; never raises.

@@ -24,12 +24,13 @@ class Start(NamedTuple):
     remarks: dict[str, str]
 
 
-def start_of(module: Any, rule: str | None) -> Start:
+def start_of(module: Any, rule: str | None, *, scored_as_trained: bool = True) -> Start:
     """Look at a module before its first update; only a price that was asked for may fail.
 
     Args:
         module: What is trained, or None if the door does not know it.
         rule: The option ``weights``.
+        scored_as_trained: Whether its training mode is what is scored; in evaluation mode rows share no statistics.
 
     Raises:
         MeasureError: Weights are to be priced, and there is no module.
@@ -42,7 +43,7 @@ def start_of(module: Any, rule: str | None) -> Start:
     }
     sentences = {
         "pretrained": None if weights is None or weights.rule is not None else _conditional(weights),
-        "cross_row": None if modes is None else modes.warning,
+        "cross_row": None if modes is None or not scored_as_trained else modes.warning,
     }
     remarks = {event: sentence for event, sentence in sentences.items() if sentence is not None}
     return Start(facts, {} if weights is None else weights.charges, remarks)

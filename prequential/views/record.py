@@ -18,6 +18,9 @@ def run_record(run: Run) -> dict[str, Any]:
         (the reader's, then the messages of the book's events), ``baselines`` (bytes by code), ``charges`` (bits by
         name), ``length`` (``K(D)``, or what it is
         conditional on) and ``sources`` (quantities by source).
+        ``single_pass_reasons``, ``measure``, ``rescore`` (the option), ``rescored`` (nats in evaluation mode,
+        an estimate with its standard error), ``bundle_sha256``, ``warnings`` (the reader's, then the messages of the
+        book's events), ``baselines`` (bytes by code) and ``charges`` (bits by name).
     """
     answer, reasons = run.single_pass
     return {
@@ -28,6 +31,8 @@ def run_record(run: Run) -> dict[str, Any]:
         "single_pass": answer,
         "single_pass_reasons": reasons,
         "measure": run.header.get("measure"),
+        "rescore": run.header.get("rescore"),
+        "rescored": run.rescored,
         "bundle_sha256": run.bundle.get("sha256"),
         "given_weights": run.given_weights,
         "warnings": [*run.warnings, *(event["message"] for event in run.events)],

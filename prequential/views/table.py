@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from prequential.codelength import nats_to_bits
 from prequential.comparison import Comparison, Row, Verdict, known_quantities
 from prequential.run import Run
 from prequential.views.figures import UNKNOWN, cost, count, gain, safe
@@ -203,10 +204,23 @@ def _trust(run: Run) -> Table:
             *([("given weights", run.given_weights)] if run.given_weights else []),
             ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
             ("measured by", run.header.get("measure") or UNKNOWN),
+            *_modes(run),
             ("bundle", run.bundle.get("sha256") or "left out: the total lacks the training program"),
             ("book", run.path),
         ]
     )
+
+
+def _modes(run: Run) -> list[tuple[str, str]]:
+    """Say in which mode micro-batches were scored, where it was asked for."""
+    if run.header.get("rescore") == "eval":
+        return [("scored in", "evaluation mode")]
+    if run.rescored is None:
+        return []
+    data, error = (nats_to_bits(run.rescored[name]) / 8 for name in ("nats", "standard_error"))
+    drawn = f"from {run.rescored['batches']:,.0f} micro-batches, drawn with probability {run.rescored['share']:g}"
+    words = f"an estimate of {cost(data)} bytes of data code, standard error {cost(error, 1)}, {drawn}"
+    return [("scored in", "training mode"), ("in evaluation mode", words)]
 
 
 def _compared(row: Row, *, raw: bool) -> tuple[str | Text, ...]:
