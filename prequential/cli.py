@@ -136,6 +136,25 @@ def bundle(paths: tuple[str, ...], output: str | None, as_json: bool) -> None:
     _print(views.bundle_record(manifest)) if as_json else _show(views.bundle_table(manifest))
 
 
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_as_json
+@click.argument("script", metavar="SCRIPT")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENT]...")
+@click.pass_context
+def audit(context: click.Context, script: str, arguments: tuple[str, ...], as_json: bool) -> None:
+    """Audit a Lightning training SCRIPT up to its first update.
+
+    Does its model see what it codes? Which losses are measured, and where does every position land? The script is run
+    as it is, with its ARGUMENTs, and ended after its first optimiser step. Exit code 1 unless it passes.
+    """
+    from prequential import views
+    from prequential.audit import PASSED, audit_script
+
+    report = audit_script(script, arguments)
+    _print(report) if as_json else _show(views.audit_table(report))
+    context.exit(0 if report["verdict"] == PASSED else 1)
+
+
 @main.command()
 @click.argument("file", metavar="FILE")
 @_as_json

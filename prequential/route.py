@@ -34,6 +34,7 @@ class Route:
         doubts: What did not agree in the first micro-batch, a sentence by the name of its event.
         coverage: What the loss covers in the batches; None where the script states the sums itself.
         disagreement: Name of the event of a returned loss that is not the mean of the nats.
+        loss_calls: Loss calls of the first micro-batch, with the shapes of their scores, where they were seen.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Route:
     coverage: Coverage | None = None
     disagreement: str = "not_likelihood"
     function: Callable[..., Any] | None = None
+    loss_calls: Sequence[str] = ()
 
     @property
     def declares(self) -> bool:
@@ -59,6 +61,7 @@ class Route:
             "bytes_known": self.bytes_known,
             "fingerprint_scheme": self.fingerprint_scheme,
             "token_bytes": self.token_bytes.identity() if self.token_bytes else None,
+            "loss_calls": list(self.loss_calls),
         }
 
     def add_declared(self, meter: Meter, module: Any, batch: Any, outputs: Any) -> None:
@@ -115,6 +118,7 @@ def settle_route(
     coverage = Coverage(batch, reading.tally.positions, bits=bits)
     _refuse_unclear(reading, calls, coverage)
     route = Route("capture", reading.vocab_size, token_bytes is not None, "targets", token_bytes, coverage=coverage)
+    route.loss_calls = [str(call) for call in calls]
     if token_bytes is not None and reading.vocab_size is not None and token_bytes.vocab_size > reading.vocab_size:
         route.doubts["doubt"] = (
             f"the table of bytes per token has {token_bytes.vocab_size:,} entries but the model predicts among only "

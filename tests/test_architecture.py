@@ -45,6 +45,7 @@ ROOMS = {
     "weights": {"errors", "torch"},
     "modes": {"torch"},
     "alignment": {"torch"},
+    "audit": {"errors"},
     "causality": {"alignment", "batches", "likelihoods", "torch"},
     "watch": {
         "batches",
@@ -81,6 +82,7 @@ ROOMS = {
     "views": {"codelength", "comparison", "run", "rich"},
     "cli": {"errors", "click"},
     "integrations": {
+        "audit",
         "capture",
         "meter",
         "causality",

@@ -17,6 +17,10 @@ def callbacks_from_environment() -> list[Callback]:
     """Answer Lightning's ``callbacks_factory``: a monitor if ``PREQUENTIAL`` is set, else nothing."""
     if os.environ.get("PREQUENTIAL", "").lower() in ("", "0", "false", "no", "off"):
         return []
+    if os.environ["PREQUENTIAL"] == "audit":
+        from prequential.integrations.auditing import AuditMonitor
+
+        return [AuditMonitor()]
     from prequential.integrations.lightning import CompressionMonitor
 
     monitor = CompressionMonitor()

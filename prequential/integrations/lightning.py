@@ -73,6 +73,8 @@ class CompressionMonitor(pl.Callback):
         >>> trainer = Trainer(callbacks=[CompressionMonitor(token_bytes="bytes")], logger=False)
     """
 
+    takes_over = False
+
     def __init__(
         self,
         *,
@@ -210,8 +212,10 @@ class CompressionMonitor(pl.Callback):
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _stands_back(self, trainer: pl.Trainer) -> bool:
-        """Whether this monitor came from the environment and the script brings its own."""
+        """Whether this monitor came from the environment and the script brings its own, or another takes over."""
         monitors = [callback for callback in _callbacks(trainer) if isinstance(callback, CompressionMonitor)]
+        if any(monitor.takes_over for monitor in monitors):
+            return not self.takes_over
         return self.from_environment and any(not monitor.from_environment for monitor in monitors)
 
     def _wrap_training_step(self, trainer: pl.Trainer, recorder: Recorder) -> None:

@@ -54,6 +54,40 @@ def baselines_table(sizes: Mapping[str, int]) -> RenderableType:
     return figures_table(("code", "bytes"), rows)
 
 
+def audit_table(report: Mapping[str, Any]) -> RenderableType:
+    """Show what the audit of a script found: the verdict in a line, then what it rests on.
+
+    Args:
+        report: What `prequential.audit.audit_script` gives.
+
+    Returns:
+        Something for `rich` to print.
+    """
+    reason = f": {report['reason']}" if report["reason"] else ""
+    parts: list[RenderableType] = [Text(safe(f"Audit {report['verdict']}{reason}").plain, style="bold")]
+    if report["measure"] is not None:
+        parts += [Text(), pairs(_audited(report))]
+        parts.append(figures_table(("positions so far", "tokens"), _columns(report["columns"])))
+    return Group(*parts, listed("Remarks", report["remarks"]))
+
+
+def _audited(report: Mapping[str, Any]) -> list[tuple[str, object]]:
+    answers = {True: "yes", False: "no", None: "not known"}
+    moved = [
+        UNKNOWN if value is None else f"{value:.3g} nats" for value in (report["earlier_nats"], report["later_nats"])
+    ]
+    return [
+        ("causal", f"{answers[report['causal']]} (earlier scores moved by {moved[0]}, later ones by {moved[1]})"),
+        ("measured by", report["measure"]),
+        ("loss calls", ", ".join(report["loss_calls"]) or "not seen one by one"),
+        ("grade", report["grade"]),
+    ]
+
+
+def _columns(columns: Mapping[str, int]) -> list[tuple[Text, str]]:
+    return [(safe(name.removesuffix("_tokens")), count(tokens)) for name, tokens in columns.items()]
+
+
 def _revision(manifest: Mapping[str, Any]) -> str:
     git = manifest.get("git")
     if not git:
