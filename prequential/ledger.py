@@ -116,7 +116,8 @@ class Ledger:
 
 
 def _nonzero(tally: Tally) -> dict[str, Any]:
-    return {name: value for name, value in asdict(tally).items() if value}
+    values = ((name, getattr(tally, name)) for name in _TALLY_TYPES)
+    return {name: value for name, value in values if value}
 
 
 def charge_book(path: str | os.PathLike[str], name: str, bits: float) -> None:
@@ -251,11 +252,9 @@ class _Reader:
 
     def _end(self, record: dict[str, Any]) -> None:
         record["status"], record["totals"] = str(record["status"]), dict(record["totals"])
-        for audit in {"repeats", "coverage", "row_sampling"} & set(record):
+        for audit in {"repeats", "coverage", "row_sampling", "rescored"} & set(record):
             facts = dict(record[audit]).items()
             record[audit] = {key: None if value is None else _typed(value, float) for key, value in facts}
-        for estimate in {"repeats", "rescored"} & set(record):
-            record[estimate] = {key: float(_typed(value, float)) for key, value in dict(record[estimate]).items()}
         self.end = record
 
     def _check_totals(self, run: Run) -> None:

@@ -148,12 +148,13 @@ class Rows:
         """
         if not rows:
             return RowSplit()
+        if not self.needs_sums:
+            return self._told_apart(rows, by_number=by_number)
         host = _on_host(rows)
         shares = np.full(len(host.hashes), float(by_number))
         if self.tells_replay and not by_number:
             shares = self._exposures.came_before(host.hashes, host.sums[0].round().astype(np.int64))
-        if self.coverage is not None and not by_number:
-            _cover(self.coverage, rows, shares)
+        self._cover(rows, shares, by_number=by_number)
         fresh = host.hashes[shares == 0]
         exact = self.sampling is None
         return RowSplit(
@@ -165,15 +166,24 @@ class Rows:
             estimated=_mixed(rows, shares),
         )
 
+    def _told_apart(self, rows: Sequence[RowSums], *, by_number: bool) -> RowSplit:
+        """An interval of which no sums are kept row by row: all of it is data, or all of it replay."""
+        hashes = torch.cat([part.hashes for part in rows]).cpu().numpy().view(np.uint64)
+        self._cover(rows, np.full(len(hashes), float(by_number)), by_number=by_number)
+        if by_number:
+            return RowSplit()
+        return RowSplit(rows=len(hashes), rows_fingerprint=int(hashes.sum(dtype=np.uint64)))
 
-def _cover(coverage: Coverage, rows: Sequence[RowSums], shares: npt.NDArray[np.float64]) -> None:
-    """Count the tokens of the rows that are not replay."""
-    starts: dict[int, list[int]] = {}
-    kept = iter((shares < 1).tolist())
-    for part in rows:
-        starts.setdefault(part.length, []).extend(start for start in _listed(part.starts) if next(kept))
-    for length, some in starts.items():
-        coverage.add(np.array(some, np.int64), length)
+    def _cover(self, rows: Sequence[RowSums], shares: npt.NDArray[np.float64], *, by_number: bool) -> None:
+        """Count the tokens of the rows that are not replay."""
+        if self.coverage is None or by_number:
+            return
+        starts: dict[int, list[int]] = {}
+        kept = iter((shares < 1).tolist())
+        for part in rows:
+            starts.setdefault(part.length, []).extend(start for start in _listed(part.starts) if next(kept))
+        for length, some in starts.items():
+            self.coverage.add(np.array(some, np.int64), length)
 
 
 class _OnHost(NamedTuple):
@@ -187,8 +197,6 @@ class _OnHost(NamedTuple):
 
 def _on_host(rows: Sequence[RowSums]) -> _OnHost:
     hashes = torch.cat([part.hashes for part in rows]).cpu().numpy().view(np.uint64)
-    if rows[0].sums is None:
-        return _OnHost(hashes, np.zeros((3, len(hashes))), np.zeros((_COUNTS, len(hashes)), np.int64), [])
     sums = torch.cat([part.sums for part in rows if part.sums is not None], dim=1).cpu().double().numpy()
     blank = [part.hashes.new_zeros(_COUNTS, len(part.hashes)) for part in rows]
     counted = [new if part.first_tokens is None else part.first_tokens for part, new in zip(rows, blank, strict=True)]
