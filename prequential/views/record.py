@@ -14,13 +14,10 @@ def run_record(run: Run) -> dict[str, Any]:
 
     Returns:
         Beside the registry's names: ``name``, ``grade``, ``status``, ``single_pass`` (yes, no, unknown) with
-        ``single_pass_reasons``, ``measure``, ``bundle_sha256``, ``given_weights`` (sha256, None if none), ``warnings``
+        ``single_pass_reasons``, ``measure``, ``rescore`` (the option), ``rescored`` (nats in evaluation mode, an
+        estimate with its standard error), ``bundle_sha256``, ``given_weights`` (sha256, None if none), ``warnings``
         (the reader's, then the messages of the book's events), ``baselines`` (bytes by code), ``charges`` (bits by
-        name), ``length`` (``K(D)``, or what it is
-        conditional on) and ``sources`` (quantities by source).
-        ``single_pass_reasons``, ``measure``, ``rescore`` (the option), ``rescored`` (nats in evaluation mode,
-        an estimate with its standard error), ``bundle_sha256``, ``warnings`` (the reader's, then the messages of the
-        book's events), ``baselines`` (bytes by code) and ``charges`` (bits by name).
+        name), ``length`` (``K(D)``, or what it is conditional on) and ``sources`` (quantities by source).
     """
     answer, reasons = run.single_pass
     return {
