@@ -78,6 +78,11 @@ def test_the_statistic_is_that_of_the_textbook():
     assert _chance_of_groups(_ranks(matrix), 0) == pytest.approx(math.exp(-statistic / 2), rel=1e-12)
 
 
+def test_entries_of_one_size_tell_nothing():
+    """As signs have: no spread to divide by."""
+    assert _chance_of_groups(_ranks(torch.ones(3, 4)), 0) == 1.0
+
+
 def test_equal_values_share_their_mean_rank():
     """As in the textbook."""
     assert _ranks(torch.tensor([[5.0, 1.0], [5.0, 7.0]])).tolist() == [[2.5, 1.0], [2.5, 4.0]]
