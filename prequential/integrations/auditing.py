@@ -16,6 +16,16 @@ from prequential.integrations.lightning import CompressionMonitor
 from prequential.ledger import BOOK_NAME, read_book
 from prequential.run import Run
 
+_BLANK: dict[str, Any] = {
+    "causal": None,
+    "earlier_nats": None,
+    "later_nats": None,
+    "measure": None,
+    "loss_calls": [],
+    "grade": None,
+    "columns": {},
+    "remarks": [],
+}
 _COLUMNS = ("coded_tokens", "uncoded_tokens", "replayed_tokens", "masked_tokens", "padding_tokens", "positions")
 
 
@@ -69,8 +79,7 @@ class AuditMonitor(CompressionMonitor):
 
     def _leave(self, report: dict[str, Any]) -> None:
         """Write the report and end the process at once, so that the script does nothing more."""
-        blank = {"causal": None, "earlier_nats": None, "later_nats": None, "measure": None, "loss_calls": []}
-        report = {**blank, "grade": None, "columns": {}, "remarks": [], **report}
+        report = {**_BLANK, **report}
         (self._folder / REPORT).write_text(json.dumps(report), encoding="utf-8")
         sys.stdout.flush()
         sys.stderr.flush()
