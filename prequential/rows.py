@@ -104,7 +104,7 @@ def find_rows(batch: Any, pieces: Sequence[Piece], vocab_size: int | None, posit
 def row_hashes(batch: Any, count: int) -> Tensor:
     """Hash the content of every row: all tensors of the batch whose leading dimension is ``count``; shape (B,)."""
     parts = [as_integers(leaf).reshape(count, -1) for leaf in tensors(batch) if leaf.dim() and len(leaf) == count]
-    return mixed(polynomial(torch.cat(parts, dim=1)))
+    return mixed(polynomial(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)))
 
 
 def row_sums(

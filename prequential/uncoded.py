@@ -88,6 +88,7 @@ class FirstTokens:
     token_bytes: Tensor | None = None
     _counts: Tensor | None = None
     _last: Tensor | None = None
+    _constants: tuple[Tensor, Tensor, Tensor] | None = None
     _streams: int | None = None
     _total: list[int] = field(default_factory=lambda: [0] * 9)
     _charged: tuple[int, int] = (0, 0)
@@ -116,25 +117,31 @@ class FirstTokens:
         """
         inputs, targets = _as_rows(tensors[self.layout.inputs]), _as_rows(tensors[self.layout.targets])
         first, last = inputs[:, 0], targets[:, -1]
-        fresh = torch.ones_like(first, dtype=torch.bool) if self.begin_id is None else first != self.begin_id
+        every, nothing, none = self._blanks(first)
+        fresh = every if self.begin_id is None else first != self.begin_id
         for tensor in tensors:  # a negative target at the front: the row begins with a masked prompt
             if tensor.dim() > 1 and len(tensor) == len(first):
                 fresh = fresh & (tensor[:, 0] >= 0)
-        nothing = torch.full_like(first, _NOTHING_BEFORE)
         before = nothing[:1] if self._last is None else self._last
         before_row = torch.cat([before[-1:], last[:-1]])
         before_batch = before if len(before) == len(first) else nothing
         alone = [fresh, fresh & _breaks(first, before_row), fresh & _breaks(first, before_batch)]
         seen = [fresh & (first == before_row), fresh & (first == before_batch)]
         kinds = torch.stack(alone).long()
-        spelt = torch.zeros_like(first) if self.token_bytes is None else self._bytes_of(first)
-        rows = torch.ones_like(first).unsqueeze(0)
-        by_row = torch.cat([rows, kinds, kinds * spelt, torch.stack(seen).long()])
+        spelt = none if self.token_bytes is None else kinds * self._bytes_of(first)
+        by_row = torch.cat([every.long().unsqueeze(0), kinds, spelt, torch.stack(seen).long()])
         counts = by_row.sum(dim=1)
         self._counts = counts if self._counts is None else self._counts + counts
         self._last = last
         self._streams = self._streams or len(first)
         return by_row
+
+    def _blanks(self, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Constants for a batch of as many rows, made once: every row, nothing before a row, no bytes."""
+        if self._constants is None or len(self._constants[0]) != len(first):
+            every = torch.ones_like(first, dtype=torch.bool)
+            self._constants = every, torch.full_like(first, _NOTHING_BEFORE), first.new_zeros(3, len(first)).long()
+        return self._constants
 
     def take(self) -> Tensor | None:
         """Hand over the counts so far, still on the device, and start again from zero."""
