@@ -98,6 +98,29 @@ def compare(runs: tuple[str, ...], common_prefix: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where to write: .html, .png, .svg or .pdf.")
+@click.option("--common-prefix", is_flag=True, help="Compare the tokens that all runs have seen.")
+def report(runs: tuple[str, ...], output: str, common_prefix: bool) -> None:
+    """Write RUNs as one page with charts, or as a picture.
+
+    A .html file holds everything and opens without a network; .png, .svg and .pdf hold the charts.
+    """
+    from prequential.comparison import compare as compared
+    from prequential.sources import load_run
+    from prequential.views.page import page, picture
+
+    kind = Path(output).suffix.removeprefix(".")
+    if kind not in ("html", "png", "svg", "pdf"):
+        raise click.UsageError(f"expected a file that ends in .html, .png, .svg or .pdf, got {output}: name one")
+    loaded = [load_run(run) for run in runs]
+    comparison = compared(loaded, common_prefix=common_prefix) if len(loaded) > 1 else None
+    ranked = loaded if comparison is None else [row.run for row in comparison.rows]
+    content = page(ranked, comparison).encode() if kind == "html" else picture(ranked, kind)
+    Path(output).write_bytes(content)
+
+
+@main.command()
 @click.argument("run")
 @click.argument("name")
 @click.argument("bits", type=float)

@@ -79,7 +79,8 @@ ROOMS = {
     },
     "sources": {"errors", "ledger", "run"},
     "comparison": {"errors", "codelength", "run", "sources", "numpy"},
-    "views": {"codelength", "comparison", "run", "rich"},
+    "series": {"codelength", "run", "numpy"},
+    "views": {"codelength", "comparison", "run", "series", "numpy", "rich"},
     "cli": {"errors", "click"},
     "integrations": {
         "audit",

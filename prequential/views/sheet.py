@@ -1,0 +1,173 @@
+"""Rows of text that tables and pages share: the balance sheet of a run, its ratios, how far to trust it, runs compared.
+
+A row is plain text as it came; who prints it makes it safe.
+"""
+
+from __future__ import annotations
+
+from prequential.codelength import nats_to_bits
+from prequential.comparison import Comparison, Row, Verdict, known_quantities
+from prequential.run import Run
+from prequential.views.figures import UNKNOWN, cost, count, gain
+
+Quantities = dict[str, float | int | None]
+Cells = tuple[str, ...]
+
+TOTAL = "total"
+_ESTIMATES = ("estimate", "surrogate")
+_FREE = "free"
+
+
+def headline(run: Run) -> tuple[str, str]:
+    """State the total, and the two halves of the formula."""
+    values = known_quantities(run)
+    data_bits = [values[part] for part in ("data_bits", "uncoded_bits")]
+    data = in_bytes(sum(bits for bits in data_bits if bits is not None))
+    total = f"{cost(values['compressed_bytes'])} compressed bytes"
+    return total, f"{data} data code + {count(values['bundle_bytes'])} bundle{estimate(run)}"
+
+
+def estimate(run: Run) -> str:
+    """A word for runs whose total is not exact."""
+    return " (estimate)" if run.grade in _ESTIMATES else ""
+
+
+def in_bytes(bits: float | int | None) -> str:
+    """Write bits as bytes, rounded up."""
+    return cost(None if bits is None else bits / 8)
+
+
+def balance(run: Run) -> list[Cells]:
+    """Every column of the accounting (tokens, bits, bytes): positions add up to those fed, charges to the total."""
+    tally, rule, values = run.total, run.bundle.get("rule"), known_quantities(run)
+    bundle_bytes = values["bundle_bytes"]
+    bundle_bits = None if bundle_bytes is None else 8 * bundle_bytes
+
+    def charged(label: str, tokens: str, bits: float | int | None) -> Cells:
+        return label, tokens, cost(bits), in_bytes(bits)
+
+    return [
+        charged("coded", count(tally.coded_tokens), values["data_bits"]),
+        charged("uncoded", count(tally.uncoded_tokens), values["uncoded_bits"]),
+        *(charged(name, "", bits) for name, bits in run.charges.items()),
+        (f"bundle ({rule})" if rule else "bundle", "", count(bundle_bits), count(bundle_bytes)),
+        charged(TOTAL, count(tally.tokens), values["description_bits"]),
+        ("replayed", count(tally.replayed_tokens), _FREE, _FREE),
+        ("masked", count(tally.masked_tokens), _FREE, _FREE),
+        ("padding", count(tally.padding_tokens), _FREE, _FREE),
+        ("positions fed", count(tally.positions), "", ""),
+        ("non-finite (in coded)", count(tally.nonfinite_tokens), "", ""),
+    ]
+
+
+def ratios(run: Run) -> list[Cells]:
+    """What is divided from the sums: name, value, unit."""
+    values = known_quantities(run)
+    return [
+        ("raw bytes", count(values["raw_bytes"]), "of the source data"),
+        ("compression ratio", gain(values["compression_ratio"], 3), "raw over compressed bytes"),
+        ("bits per byte", cost(values["bits_per_byte"], 4), "coded and uncoded, without the bundle"),
+        ("bits per token", cost(values["bits_per_token"], 4), "of coded tokens"),
+        ("final loss", cost(values["final_nats_per_token"], 4), "nats a token, last 5 % of the tokens"),
+        ("uniform code", cost(values["uniform_bytes"]), "bytes, log2 V bits a token"),
+        ("ratio to uniform", gain(values["uniform_ratio"], 3), "uniform over compressed bytes"),
+    ]
+
+
+def source_headings(run: Run) -> Cells:
+    """What the cells of `by_source` are."""
+    return "source", "coded", "raw bytes", "data code", f"bits/{'byte' if run.bytes_known else 'token'}"
+
+
+def by_source(run: Run) -> list[Cells]:
+    """Which data is being learnt and which is noise: a row a source, the costliest first."""
+    rows: list[Cells] = []
+    for name, tally in sorted(run.sources.items(), key=lambda item: -item[1].nats):
+        own = run.measured(tally)
+        rate = cost(own["bits_per_byte"] if run.bytes_known else own["bits_per_token"], 4)
+        rows.append((name, count(tally.coded_tokens), count(own["raw_bytes"]), in_bytes(own["data_bits"]), rate))
+    return rows
+
+
+def trust(run: Run) -> list[tuple[str, str]]:
+    """How far the number is proved."""
+    answer, reasons = run.single_pass
+    return [
+        ("length", run.length),
+        ("grade", run.grade),
+        *([("given weights", run.given_weights)] if run.given_weights else []),
+        ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
+        ("measured by", run.header.get("measure") or UNKNOWN),
+        *_modes(run),
+        ("bundle", run.bundle.get("sha256") or "left out: the total lacks the training program"),
+        ("book", run.path),
+    ]
+
+
+def _modes(run: Run) -> list[tuple[str, str]]:
+    """Say in which mode micro-batches were scored, where it was asked for."""
+    if run.header.get("rescore") == "eval":
+        return [("scored in", "evaluation mode")]
+    if run.rescored is None:
+        return []
+    data, error = (nats_to_bits(run.rescored[name]) / 8 for name in ("nats", "standard_error"))
+    drawn = f"from {run.rescored['batches']:,.0f} micro-batches, drawn with probability {run.rescored['share']:g}"
+    words = f"an estimate of {cost(data)} bytes of data code, standard error {cost(error, 1)}, {drawn}"
+    return [("scored in", "training mode"), ("in evaluation mode", words)]
+
+
+def comparison_headings(comparison: Comparison) -> Cells:
+    """What the cells of `compared` are."""
+    unit = "byte" if _raw(comparison) else "token"
+    return "run", "bundle", "data code", "total", "ratio", f"bits/\n{unit}", "final\nloss"
+
+
+def compared(comparison: Comparison) -> list[Cells]:
+    """Runs and other codes of the same data, the shortest first."""
+    raw = _raw(comparison)
+    lines = [(row.quantities["compressed_bytes"] or 0, _compared(row, raw=raw)) for row in comparison.rows]
+    codes = comparison.baselines.items()
+    lines += [(values["compressed_bytes"] or 0, _code(name, values)) for name, values in codes]
+    return [cells for _, cells in sorted(lines, key=lambda line: line[0])]
+
+
+def comparison_units(comparison: Comparison) -> str:
+    """One line on what the figures are."""
+    ratio = "raw" if _raw(comparison) else "uniform"
+    return f"Bytes, rounded up; ratio of {ratio} to total bytes; final loss in nats a token."
+
+
+def sentence(best: str, verdict: Verdict) -> str:
+    """State the verdict; the difference is rounded down and its interval outwards."""
+    interval = "no interval"
+    if verdict.interval_bytes is not None:
+        low, high = verdict.interval_bytes
+        interval = f"95 % interval {gain(low)} to {cost(high)}"
+    difference = gain(verdict.difference_bytes)
+    if verdict.winner is None:
+        return f"Tie: {best} needs {difference} bytes less than {verdict.rival}, within noise ({interval})."
+    return f"Winner: {verdict.winner}, by {difference} bytes over {verdict.rival} ({interval})."
+
+
+def _raw(comparison: Comparison) -> bool:
+    return any(row.quantities["raw_bytes"] is not None for row in comparison.rows)
+
+
+def _compared(row: Row, *, raw: bool) -> Cells:
+    """Fill a line of the comparison; where raw bytes are unknown, against the uniform code and for each token."""
+    values = row.quantities
+    return (
+        row.name + estimate(row.run),
+        count(values["bundle_bytes"]),
+        in_bytes(values["data_bits"]),
+        cost(values["compressed_bytes"]),
+        gain(values["compression_ratio" if raw else "uniform_ratio"], 3),
+        cost(values["bits_per_byte" if raw else "bits_per_token"], 4),
+        cost(values["final_nats_per_token"], 4),
+    )
+
+
+def _code(name: str, values: Quantities) -> Cells:
+    """Write another code of the same data: no bundle, no loss."""
+    ratio, rate = gain(values["compression_ratio"], 3), cost(values["bits_per_byte"], 4)
+    return name, "", "", cost(values["compressed_bytes"]), ratio, rate, ""
