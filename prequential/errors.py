@@ -26,6 +26,10 @@ class ComparisonError(PrequentialError):
     """Runs cannot be compared: other data, other amounts of data, other rules."""
 
 
+class CurveError(PrequentialError):
+    """A loss curve cannot be split or forecast: no curve, or too little of it."""
+
+
 class MeasureError(PrequentialError):
     """The code length of a training step cannot be found."""
 
