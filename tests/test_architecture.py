@@ -79,6 +79,7 @@ ROOMS = {
     },
     "sources": {"errors", "ledger", "run"},
     "comparison": {"errors", "codelength", "run", "sources", "numpy"},
+    "curve": {"errors", "codelength", "run"},
     "forecast": {"errors", "codelength", "numpy"},
     "series": {"codelength", "run", "numpy"},
     "views": {"codelength", "comparison", "run", "series", "numpy", "rich"},

@@ -17,6 +17,12 @@ from prequential.run import Interval, Run
 needs_curves = pytest.mark.skipif(not DATA.exists(), reason="the published loss curves are not here")
 
 
+@pytest.fixture(scope="module")
+def curves():
+    """The published runs, read once."""
+    return published()
+
+
 def error(curve, share, **options):
     """Relative error of a forecast of a whole curve from its first part, and whether the interval holds the truth."""
     found = forecast(*curve.until(share), curve.tokens[-1], **options)
@@ -251,10 +257,6 @@ class TestARun:
 
 @needs_curves
 class TestPublishedRuns:
-    @pytest.fixture(scope="class")
-    def curves(self):
-        return published()
-
     @pytest.mark.parametrize(("share", "median", "worst"), [(0.1, 0.015, 0.06), (0.2, 0.015, 0.04), (0.3, 0.005, 0.02)])
     def test_errors_and_coverage(self, curves, share, median, worst):
         """Median and worst error of the total; at least 85 % of the intervals hold it."""
