@@ -34,6 +34,10 @@ class MeasureError(PrequentialError):
     """The code length of a training step cannot be found."""
 
 
+class SourceError(PrequentialError):
+    """A log cannot be read as a run: another kind of file, no losses in it, or not enough said about it."""
+
+
 class TokenBytesError(PrequentialError):
     """It is not known how many bytes a token stands for."""
 

@@ -26,6 +26,8 @@ _HEADER_TYPES: dict[str, type] = {
     "bundle": dict,
     "token_bytes": dict,
     "baselines": dict,
+    "nats_standard_error": float,
+    "single_pass": dict,
 }
 
 
@@ -86,6 +88,9 @@ def _check_header(run: Run) -> None:
     vocab_size = run.header.get("vocab_size")
     if vocab_size is not None and vocab_size < 1:
         raise _unfit(run, "vocab_size", "a number of symbols", vocab_size)
+    standard_error = run.header.get("nats_standard_error")
+    if standard_error is not None and not 0 <= standard_error < math.inf:
+        raise _unfit(run, "nats_standard_error", "a number of nats", standard_error)
     for where, bundle in (
         ("bundle", run.header.get("bundle")),
         ("bundle of the end line", (run.end or {}).get("bundle")),
@@ -106,7 +111,7 @@ def _check_bundle(run: Run, where: str, bundle: Any) -> None:
         raise _unfit(run, f"{where}: bundle_bytes", "a number of bytes", bundle_bytes)
 
 
-_JSON_NAMES: dict[type, str] = {str: "string", bool: "true or false", int: "whole number", dict: "object"}
+_JSON_NAMES: dict[type, str] = {str: "string", bool: "true or false", int: "whole number", dict: "object", float: "number"}
 
 
 def _unfit(run: Run, name: str, expected: str, value: Any) -> BookError:
