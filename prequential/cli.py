@@ -53,7 +53,8 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 def main() -> None:
     """Measure how well a training run compresses its data.
 
-    RUN is a book, or a folder with one book in or below it.
+    RUN is a book, or a folder with one book in or below it; or a log: a CSV file, TensorBoard events, a W&B offline
+    directory, wandb:entity/project/id.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot write a dash gets a question mark, not a crash
@@ -95,6 +96,35 @@ def compare(runs: tuple[str, ...], common_prefix: bool, as_json: bool) -> None:
 
     comparison = compared([load_run(run) for run in runs], common_prefix=common_prefix)
     _print(views.comparison_record(comparison)) if as_json else _show(views.comparison_table(comparison))
+
+
+@main.command("import")
+@click.argument("log")
+@click.option("-o", "--output", required=True, metavar="FOLDER", help="Where to write the book.")
+@click.option("--loss-column", metavar="NAME", help="Column of the loss, in nats a token.")
+@click.option("--tokens-column", metavar="NAME", help="Column of the tokens up to and including the step.")
+@click.option("--step-column", metavar="NAME", help="Column of the optimiser steps.")
+@click.option("--tokens-per-step", type=int, metavar="N", help="Tokens of one step.")
+@click.option("--measured-share", type=float, metavar="S", help="Share of a step that the loss was measured on.")
+@click.option("--averaged", is_flag=True, help="A logged loss is the mean since the row before.")
+@click.option("--bytes-per-token", type=float, metavar="B", help="Raw bytes that a token stands for.")
+@click.option("--vocab-size", type=int, metavar="V", help="Number of symbols, for the uniform code.")
+@click.option("--name", metavar="NAME", help="Name of the run in tables.")
+@click.option("--data-name", metavar="NAME", help="Declared name of the data, to compare by.")
+@_as_json
+def import_(log: str, output: str, as_json: bool, **said: Any) -> None:
+    """Write the run of a LOG as a book.
+
+    LOG is a CSV file, TensorBoard events, a W&B offline directory, or wandb:entity/project/id. A run that was never
+    instrumented is estimated from its loss curve, and the table says how far the estimate may be off.
+    """
+    from prequential.sources import import_run
+    from prequential.sources.reading import Reading
+
+    loaded = import_run(log, output, Reading.of_options(**said))
+    from prequential import views
+
+    _print(views.run_record(loaded)) if as_json else _show(views.run_table(loaded))
 
 
 @main.command()

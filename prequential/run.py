@@ -95,6 +95,11 @@ class Run:
         return str(self.header.get("grade", "ideal"))
 
     @property
+    def nats_standard_error(self) -> float | None:
+        """Standard error of ``nats`` in a run that was imported from a log; None where the sum is exact."""
+        return self.header.get("nats_standard_error")
+
+    @property
     def given_weights(self) -> str | None:
         """Hash of the weights that the result is conditional on; None if none were learnt before or they are priced."""
         weights = self.header.get("weights") or {}
@@ -158,6 +163,8 @@ class Run:
         why = f" ({'; '.join(reasons)})" if reasons else ""
         kind = f"{self.length}, " if self.given else ""
         proof = "".join(f" ({reason})" for reason in self.surrogate_reasons)
+        if self.nats_standard_error is not None:
+            proof += f" (+- {2 * nats_to_bits(self.nats_standard_error) / 8:,.1f} bytes, two standard errors)"
         return [
             *lines,
             f"{kind}grade {self.grade}{proof}, found by {self.header.get('measure')}, single pass: {answer}{why}",
@@ -193,6 +200,9 @@ class Run:
             reasons = [f"{replayed:,} tokens were scored again after their first exposure, taken for replay, left out"]
         if reasons:
             return "no", reasons
+        stated = self.header.get("single_pass")
+        if stated:  # by a log, whose rows nobody can look at any more
+            return str(stated.get("answer")), [str(stated.get("reason"))]
         covered = (self.end or {}).get("coverage")
         if covered:
             return _by_coverage(covered)

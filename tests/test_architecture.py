@@ -77,7 +77,7 @@ ROOMS = {
         "ledger",
         "torch",
     },
-    "sources": {"errors", "ledger", "run"},
+    "sources": {"errors", "codelength", "ledger", "run", "numpy"},
     "comparison": {"errors", "codelength", "run", "sources", "numpy"},
     "curve": {"errors", "codelength", "run"},
     "forecast": {"errors", "codelength", "numpy"},

@@ -186,7 +186,8 @@ def _difference(best: Run, other: Run) -> tuple[float, tuple[float, float] | Non
     half_width = half_width_nats(best, other)
     if half_width is None:
         return difference, None
-    half_bytes = half_width / NATS_PER_BIT / 8
+    errors = [2 * (run.nats_standard_error or 0.0) for run in (best, other)]  # of runs that were imported from logs
+    half_bytes = math.hypot(half_width, *errors) / NATS_PER_BIT / 8
     return difference, (difference - half_bytes, difference + half_bytes)
 
 

@@ -118,7 +118,7 @@ def _doubts(run: Run) -> list[str]:
         doubts.append(f"{run.name} is not a single pass: {'; '.join(run.single_pass[1])}")
     if run.end is not None and run.end.get("complete") is False:
         doubts.append(f"{run.name} is incomplete: parts of its training were not recorded")
-    if run.status != "completed":
+    if run.status not in ("completed", "imported"):
         doubts.append(f"{run.name} did not complete (status {run.status})")
     if run.total.nonfinite_tokens:
         doubts.append(f"{run.name} has {run.total.nonfinite_tokens:,} tokens without a finite code length")

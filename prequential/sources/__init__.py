@@ -3,7 +3,8 @@
 - `book`: the book that training wrote, a file or a folder around it.
 - `offline`, `online`: a run of W&B, from its offline directory or from the server.
 - `csv`, `tensorboard`: logs of numbers. All of these are read into a `log`, as `reading` says.
-- `imported`: from a log to a run, by our own sums or by the `area` under the loss curve.
+- `imported`: from a log to a run: `recorded`, by our own sums, or `estimated`, by the `area` under the loss curve;
+  both make `intervals`.
 - `places`: which of them lies at a path. `writing`: an imported run as a book.
 """
 

@@ -111,7 +111,13 @@ def _check_bundle(run: Run, where: str, bundle: Any) -> None:
         raise _unfit(run, f"{where}: bundle_bytes", "a number of bytes", bundle_bytes)
 
 
-_JSON_NAMES: dict[type, str] = {str: "string", bool: "true or false", int: "whole number", dict: "object", float: "number"}
+_JSON_NAMES: dict[type, str] = {
+    str: "string",
+    bool: "true or false",
+    int: "whole number",
+    dict: "object",
+    float: "number",
+}
 
 
 def _unfit(run: Run, name: str, expected: str, value: Any) -> BookError:

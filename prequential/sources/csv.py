@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+import warnings
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
@@ -30,67 +31,80 @@ def read_csv(path: Path, reading: Reading) -> Log:
     Raises:
         SourceError: It cannot be read, is no table with a header, or has cells that are no numbers.
     """
+    told: list[str] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             separator = max(_SEPARATORS, key=first.count)
-            names = next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])
-            names = [name.strip() for name in names]
+            names = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
             chosen = reading.choose(names, str(path))
-            places = [names.index(name) for name in chosen.names]
-            rows = csv.reader(file, delimiter=separator, skipinitialspace=True)
-            chunks, warnings = _chunks(rows, places, len(names), path)
+            table = _Table(path, file, separator, [names.index(name) for name in chosen.names], len(names))
+            columns = table.plain()
+            if columns is None:
+                file.seek(0)
+                file.readline()
+                columns = table.cells(told)
     except UnicodeDecodeError as error:
         raise SourceError(f"expected a CSV file, {path} is no UTF-8 text: is this the right file?") from error
-    except csv.Error as error:
+    except (csv.Error, ValueError) as error:
         raise SourceError(f"expected a CSV file, cannot read {path}: {error}") from error
     except OSError as error:
         raise SourceError(f"expected a CSV file, cannot read {path}: {error.strerror}") from error
-    columns = {name: np.concatenate(parts) for name, parts in zip(chosen.names, chunks, strict=True)}
     whole = path.resolve()
     name = whole.parent.name if path.stem.lower() in _ANY_RUN else path.stem
-    return Log(name, str(path), "CSV", chosen, columns, warnings=tuple(warnings))
+    columns_by_name = dict(zip(chosen.names, columns, strict=True))
+    return Log(name, str(path), "CSV", chosen, columns_by_name, warnings=tuple(told))
 
 
-def _chunks(
-    rows: Iterator[list[str]], places: list[int], width: int, path: Path
-) -> tuple[list[list[Column]], list[str]]:
-    """Parse some columns, a chunk of rows at a time."""
-    parts: list[list[Column]] = [[np.empty(0)] for _ in places]
-    read = 0
-    while chunk := list(islice(rows, _CHUNK_ROWS)):
-        torn = len(chunk) < _CHUNK_ROWS and 0 < len(chunk[-1]) < width
-        if torn:
-            chunk.pop()
-        for part, place in zip(parts, places, strict=True):
-            part.append(_parsed(chunk, place, read, path))
-        if torn:
-            return parts, ["the last line is cut short and was left out"]
-        read += len(chunk)
-    return parts, []
+class _Table(NamedTuple):
+    """What stands below the header of a CSV file."""
 
+    path: Path
+    file: TextIO
+    separator: str
+    places: list[int]
+    width: int
 
-def _parsed(chunk: list[list[str]], place: int, read: int, path: Path) -> Column:
-    try:
-        return _finite(np.array([float(row[place]) for row in chunk]))
-    except (ValueError, IndexError):  # an empty cell, a blank line, or something to name
-        return np.array([_cell(row, place, line, path) for line, row in enumerate(chunk, start=read + 2)])
+    def plain(self) -> list[Column] | None:
+        """Read a table of nothing but numbers, ten times as fast; None if it is no such table."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of no rows at all
+                table = np.loadtxt(
+                    self.file, delimiter=self.separator, usecols=self.places, comments=None, quotechar='"', ndmin=2
+                )
+        except ValueError:
+            return None
+        table[~np.isfinite(table)] = math.inf
+        return list(table.T)
 
+    def cells(self, told: list[str]) -> list[Column]:
+        """Read cell by cell, where some are empty."""
+        rows = csv.reader(self.file, delimiter=self.separator)
+        parts: list[list[Column]] = [[np.empty(0)] for _ in self.places]
+        read = 0
+        while chunk := list(islice(rows, _CHUNK_ROWS)):
+            if len(chunk) < _CHUNK_ROWS and 0 < len(chunk[-1]) < self.width:
+                chunk.pop()
+                told.append("the last line is cut short and was left out")
+            for part, place in zip(parts, self.places, strict=True):
+                part.append(np.array([self._number(row, place, line) for line, row in enumerate(chunk, read + 2)]))
+            read += len(chunk)
+        return [np.concatenate(part) for part in parts]
 
-def _finite(column: Column) -> Column:
-    column[~np.isfinite(column)] = math.inf
-    return column
-
-
-def _cell(row: list[str], place: int, line: int, path: Path) -> float:
-    if not row:
-        return math.nan
-    try:
-        text = row[place].strip()
-        return number(float(text)) if text else math.nan
-    except IndexError:
-        raise SourceError(f"expected a cell for every name of the header in line {line} of {path}, got {len(row)}: "
-                          "is the line damaged?") from None
-    except ValueError:
-        raise SourceError(f"expected a number in line {line} of {path}, got {row[place]!r:.40}: name another column "
-                          "or mend the line") from None
+    def _number(self, row: list[str], place: int, line: int) -> float:
+        try:
+            text = row[place]
+            return number(float(text)) if text and not text.isspace() else math.nan
+        except IndexError:
+            if not row:
+                return math.nan
+            raise SourceError(
+                f"expected a cell for each of {self.width} names in line {line} of {self.path}, got {len(row)}: is the "
+                "line damaged?"
+            ) from None
+        except ValueError:
+            raise SourceError(
+                f"expected a number in line {line} of {self.path}, got {row[place]!r:.40}: name another column, or "
+                "mend the line"
+            ) from None

@@ -56,7 +56,8 @@ class OnlineRun:
         return columns_of(self.run.scan_history(), names)
 
     def _downloaded(self, folder: Path) -> Path | None:
-        books = [a for a in self.run.logged_artifacts() if a.type == _ARTIFACT and BOOK_NAME in a.manifest.entries]
+        books = [a for a in self.run.logged_artifacts() if a.type == _ARTIFACT and a.state == "COMMITTED"]
+        books = [a for a in books if BOOK_NAME in a.manifest.entries]
         if not books:
             return None
         return Path(books[-1].get_entry(BOOK_NAME).download(str(folder)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prequential.errors import SourceError
 
@@ -104,6 +104,12 @@ class Reading:
                 "loss was measured on, over the tokens of its step"
             )
 
+    @classmethod
+    def of_options(cls, **options: Any) -> Reading:
+        """Make one of the command line's options, where each column is an option of its own."""
+        columns = {role: options.pop(f"{role}_column") for role in _NAMED}
+        return cls(columns={role: name for role, name in columns.items() if name is not None}, **options)
+
     @property
     def says_something(self) -> bool:
         """Whether anything was said that only a log can need."""
@@ -127,7 +133,7 @@ class Reading:
                 f"expected a column of losses in {where}, which has {_listed(names)}: name it, "
                 "columns={'loss': ...} or --loss-column"
             )
-        return Columns(**found)
+        return Columns(found["step"], found["tokens"], found["loss"], found["elapsed_s"])
 
 
 def _known(role: str, names: Iterable[str]) -> str | None:

@@ -17,13 +17,15 @@ def run_record(run: Run) -> dict[str, Any]:
         ``single_pass_reasons``, ``measure``, ``rescore`` (the option), ``rescored`` (nats in evaluation mode, an
         estimate with its standard error), ``bundle_sha256``, ``given_weights`` (sha256, None if none), ``warnings``
         (the reader's, then the messages of the book's events), ``baselines`` (bytes by code), ``charges`` (bits by
-        name), ``length`` (``K(D)``, or what it is conditional on) and ``sources`` (quantities by source).
+        name), ``length`` (``K(D)``, or what it is conditional on), ``sources`` (quantities by source)
+        and ``nats_standard_error`` (None where the sum is exact).
     """
     answer, reasons = run.single_pass
     return {
         "name": run.name,
         **known_quantities(run),
         "grade": run.grade,
+        "nats_standard_error": run.nats_standard_error,
         "status": run.status,
         "single_pass": answer,
         "single_pass_reasons": reasons,

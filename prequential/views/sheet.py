@@ -92,9 +92,11 @@ def by_source(run: Run) -> list[Cells]:
 def trust(run: Run) -> list[tuple[str, str]]:
     """How far the number is proved."""
     answer, reasons = run.single_pass
+    error = run.nats_standard_error
     return [
         ("length", run.length),
         ("grade", run.grade),
+        *([] if error is None else [("standard error", f"{in_bytes(nats_to_bits(error))} bytes of data code")]),
         *([("given weights", run.given_weights)] if run.given_weights else []),
         ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
         ("measured by", run.header.get("measure") or UNKNOWN),
