@@ -124,6 +124,7 @@ def test_keys_are_names_of_the_registry_or_documented(books, script):
         "measure",
         "rescore",
         "rescored",
+        "nats_standard_error",
         "warnings",
         "baselines",
         "charges",

@@ -107,6 +107,13 @@ def test_a_header_of_the_wrong_types_is_refused(field, value):
         load_run("book.jsonl")
 
 
+@pytest.mark.parametrize("stated", [{"answer": "surely"}, {}, "yes"])
+def test_a_stated_verdict_of_another_kind_is_refused(stated):
+    book("book.jsonl", tallies([1.0]), single_pass=stated)
+    with pytest.raises(BookError, match="as single_pass"):
+        load_run("book.jsonl")
+
+
 def test_an_end_line_with_a_bundle_of_another_type_is_refused(tmp_path):
     ledger = Ledger("book.jsonl", {})
     ledger.end(0, "completed", tallies([1.0])[0], bundle=[1])

@@ -260,6 +260,7 @@ DOCUMENTED = {
     "sources",
     "rescore",
     "rescored",
+    "nats_standard_error",
     "name",
     "grade",
     "status",

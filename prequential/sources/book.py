@@ -91,6 +91,9 @@ def _check_header(run: Run) -> None:
     standard_error = run.header.get("nats_standard_error")
     if standard_error is not None and not 0 <= standard_error < math.inf:
         raise _unfit(run, "nats_standard_error", "a number of nats", standard_error)
+    stated = run.header.get("single_pass")
+    if stated is not None and stated.get("answer") not in ("yes", "no", "unknown"):
+        raise _unfit(run, "single_pass", "an answer of yes, no or unknown", stated)
     for where, bundle in (
         ("bundle", run.header.get("bundle")),
         ("bundle of the end line", (run.end or {}).get("bundle")),
