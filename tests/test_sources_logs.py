@@ -239,6 +239,7 @@ BAD = {
     "negative tokens": ("step,tokens,loss\n1,-30,3\n2,-20,2\n3,-10,2\n", "tokens of 0 or more"),
     "tokens past counting": ("step,tokens,loss\n1,1e30,3\n2,2e30,2\n3,3e30,2\n", "2\\*\\*53"),
     "infinite": ("step,tokens,loss\n1,10,inf\n2,20,inf\n3,30,inf\n", "3 losses or more"),
+    "losses without steps": ("step,tokens,loss\n1,10,3\n,20,2\n3,30,2\n4,40,2\n", "'step' beside every loss"),
     "a book": ('{"kind": "header", "book": 1}\n', "column of losses"),
     "a nul": ("step,tokens,loss\n1,10,\0\n", "cannot read|number in line 2"),
 }

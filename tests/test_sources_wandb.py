@@ -1,6 +1,7 @@
 """The same run through its book and every log that its loggers wrote; W&B by its own reader and its real client."""
 
 import json
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -14,7 +15,7 @@ from toys import VOCABULARY, Toy, loader
 
 from prequential import Bundle, CompressionMonitor, load_run
 from prequential.cli import main
-from prequential.errors import SourceError
+from prequential.errors import BookError, SourceError
 from prequential.sources import import_run
 from prequential.sources.reading import Reading
 
@@ -211,6 +212,14 @@ def test_a_summary_whose_parts_do_not_add_up_is_not_believed():
     assert "do not add up" in " ".join(run.warnings)
 
 
+def test_a_summary_of_an_earlier_point_takes_no_rows_away():
+    """As where the client was killed between two writes: parts that add up, but not the last ones."""
+    rows = [{"prequential/tokens": 10 * n, "prequential/nats": 20.0 * n} for n in (1, 2, 3)]
+    early = {"prequential/tokens": 20, "prequential/nats": 40.0, "prequential/compressed_bytes": 40 / math.log(2) / 8}
+    run = load_run(offline(rows, summary=early))
+    assert (run.total.tokens, run.total.nats) == (30, 60.0)
+
+
 def test_rows_after_a_rewind_take_the_place_of_those_before():
     points = [(10, 30.0), (20, 50.0), (30, 70.0), (20, 52.0), (30, 71.0), (40, 90.0)]
     run = load_run(offline([{"prequential/tokens": t, "prequential/nats": n} for t, n in points]))
@@ -265,6 +274,8 @@ def test_an_attached_book_is_read_and_imported_as_it_is(server, tmp_path):
     assert (run.path, run.total.fingerprint) == (where, load_run(book).total.fingerprint)
     import_run(where, "out", Reading())
     assert Path("out/book.jsonl").read_bytes() == (book / "book.jsonl").read_bytes()
+    with pytest.raises(BookError, match="existing"):
+        import_run(where, "out", Reading())
     server.artifacts.clear()
     from_sums = load_run(where)
     assert without_fingerprints(from_sums) == pytest.approx(without_fingerprints(run), rel=1e-14)

@@ -48,6 +48,12 @@ def _rows(log: Log, reading: Reading, warnings: list[str]) -> dict[str, Column]:
     there = ~np.isnan(loss)
     rows = {"loss": loss, "step": step, "tokens": tokens, "elapsed_s": elapsed}
     kept = {name: column[there] for name, column in rows.items() if column is not None}
+    for name in ("step", "tokens"):
+        if name in kept and not np.isfinite(kept[name]).all():
+            column = getattr(log.chosen, name)
+            raise SourceError(
+                f"expected {column!r} beside every loss in {log.path}, got rows without: name another column"
+            )
     kept = _standing_rows(kept, warnings)
     unfit = ~np.isfinite(kept["loss"])
     if unfit.any():
@@ -83,7 +89,7 @@ def _standing_rows(rows: dict[str, Column], warnings: list[str]) -> dict[str, Co
     before = len(rows["loss"])
     for name in ("step", "tokens"):
         if name in rows and len(rows[name]):
-            stands = standing(np.where(np.isfinite(rows[name]), rows[name], np.inf))
+            stands = standing(rows[name])
             rows = {other: column[stands] for other, column in rows.items()}
     gone = before - len(rows["loss"])
     if gone:
