@@ -41,7 +41,7 @@ class Assumptions(NamedTuple):
     misfit: float = 0.004
     misfit_of_distance: float = 0.1
     memory: float = 1.0
-    decay_drop: float = 0.03
+    decay_drop: float = 0.025
     decay_share: float = 0.25
 
 
