@@ -1,7 +1,9 @@
 """Forecasts: against made curves whose end is known in closed form, and against published runs where they are there."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,7 +125,7 @@ class TestMadeCurves:
         assert none.nats - told.nats == pytest.approx(rest * 0.025 * 0.5 / 2, rel=1e-9)
 
     def test_data_whose_difficulty_changes_is_less_sure(self):
-        """Files of 1 to 2 % of the run, each harder or easier by 10 %: a wider misfit covers what the usual does not."""
+        """Files of 1 to 2 % of the run, harder or easier by 10 %: a wider misfit covers what the usual does not."""
         usual = Assumptions(misfit_times=(1.0,))
         inside = {"mixed": [], "usual": []}
         for seed in range(20):
@@ -299,13 +301,13 @@ class TestPublishedRuns:
         assert np.median(errors) <= 0.005
         assert max(errors) <= 0.02
 
-    def test_the_table_of_the_docs_is_what_the_code_gives(self, curves):
-        import sys
-        from pathlib import Path
+    def test_the_table_of_the_docs_is_what_the_code_gives(self, curves, monkeypatch):
+        """The same words, and the same numbers up to the last digit shown, which other builds of numpy may round."""
+        monkeypatch.syspath_prepend(str(Path(__file__).parent / "benchmarks"))
+        from forecast_table import PAGE, page
 
-        sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
-        try:
-            from forecast_table import PAGE, page
-        finally:
-            sys.path.pop(0)
-        assert PAGE.read_text(encoding="utf-8") == page(curves), "run: python tests/benchmarks/forecast_table.py"
+        number = re.compile(r"[-+]?\d[\d,]*\.\d+")
+        stored, given = PAGE.read_text(encoding="utf-8"), page(curves)
+        assert number.sub("#", stored) == number.sub("#", given), "run: python tests/benchmarks/forecast_table.py"
+        values = [[float(n.replace(",", "")) for n in number.findall(text)] for text in (stored, given)]
+        assert values[0] == pytest.approx(values[1], abs=0.11), "run: python tests/benchmarks/forecast_table.py"
