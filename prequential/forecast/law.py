@@ -17,7 +17,7 @@ class Assumptions(NamedTuple):
 
     Attributes:
         exponents: Of the slow and the fast power. Scaling laws of language models have 0.28 to 0.37 for data
-            (Hoffmann et al. 2022, Besiroglu et al. 2024); 1 is the usual rate of what is learnt once and for all.
+            (Hoffmann et al. 2022, Besiroglu et al. 2024); 1 stands for what is learnt once and for all.
         shares: Prior means of floor, slow and fast power, as shares of the loss where the forecast begins.
         spreads: Their standard deviations.
         widths: Factors on the spreads that are tried and weighted by evidence.
