@@ -125,7 +125,8 @@ def running_model_bits(run: Run) -> list[Point]:
     """Bits above the running floor at every boundary: what a reader would have said there.
 
     The last value is that of ``split(run, "running")``. The floor is a minimum of noisy means, so that it lies a little
-    low and the bits a little high, the more so the noisier the intervals: an estimate.
+    low and the bits a little high, the more so the noisier the intervals: an estimate. Where the difficulty of the data
+    changes along the run, its easiest stretch sets the floor.
     """
     points = []
     for (tokens, coded, nats), floor in zip(_sums(run), accumulate(_smoothed(run), min), strict=True):

@@ -1,7 +1,9 @@
 """Forecasts: against made curves whose end is known in closed form, and against published runs where they are there."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,18 +102,18 @@ class TestMadeCurves:
     @pytest.mark.parametrize("decay_share", [0.0, 0.2, 0.4])
     def test_either_schedule_lies_in_the_interval_when_it_is_not_told(self, decay_share):
         """Constant rate or cooldown: the default covers both."""
-        results = [error(power_law(rest=0.7, seed=seed, decay_share=decay_share), 0.3) for seed in range(20)]
+        results = [error(power_law(rest=0.5, seed=seed, decay_share=decay_share), 0.3) for seed in range(20)]
         assert np.mean([inside for _, inside in results]) >= 0.85
 
     def test_a_schedule_that_is_told_moves_the_forecast_as_the_decay_does(self):
-        """The drop is the closed form 3 % x half x the share of the rest; unknown lies between none and told."""
+        """The drop is the closed form 2.5 % x half x the share of the rest; unknown lies between none and told."""
         curve = power_law(decay_share=0.28)
         part = curve.until(0.3)
         none, unknown, told = (
             forecast(*part, curve.tokens[-1], decay_share=share) for share in (0, None, Assumptions().decay_share)
         )
         rest = none.nats - none.seen_nats
-        assert none.nats - told.nats == pytest.approx(rest * 0.03 / 2 * 0.25 / 0.7, rel=1e-9)
+        assert none.nats - told.nats == pytest.approx(rest * 0.025 / 2 * 0.25 / 0.7, rel=1e-9)
         assert unknown.nats == pytest.approx((none.nats + told.nats) / 2, rel=1e-12)
         assert unknown.low_nats < told.nats
 
@@ -120,7 +122,20 @@ class TestMadeCurves:
         curve = power_law()
         none, told = (forecast(*curve.until(0.75), curve.tokens[-1], decay_share=share) for share in (0, 0.5))
         rest = none.nats - none.seen_nats
-        assert none.nats - told.nats == pytest.approx(rest * 0.03 * 0.5 / 2, rel=1e-9)
+        assert none.nats - told.nats == pytest.approx(rest * 0.025 * 0.5 / 2, rel=1e-9)
+
+    def test_data_whose_difficulty_changes_is_less_sure(self):
+        """Files of 1 to 2 % of the run, harder or easier by 10 %: a wider misfit covers what the usual does not."""
+        usual = Assumptions(misfit_times=(1.0,))
+        inside = {"mixed": [], "usual": []}
+        for seed in range(20):
+            rng, curve = np.random.default_rng(seed), power_law(rest=0.4, seed=seed)
+            files = np.repeat(rng.lognormal(0.0, 0.1, 100), rng.integers(40, 80, 100))[: len(curve.nats)]
+            curve = curve._replace(nats=curve.nats * files)
+            inside["mixed"].append(error(curve, 0.3)[1])
+            inside["usual"].append(error(curve, 0.3, assume=usual)[1])
+        assert np.mean(inside["mixed"]) >= 0.85
+        assert np.mean(inside["usual"]) < np.mean(inside["mixed"])
 
     def test_a_steep_start_does_not_run_on(self):
         """A fast power that is nearly used up leaves the forecast within 2 %."""
@@ -146,6 +161,13 @@ class TestTheInterval:
         widths = [one.high_nats - one.low_nats for one in found]
         assert widths == sorted(widths, reverse=True)
         assert all(one.seen_nats <= one.low_nats <= one.nats <= one.high_nats for one in found)
+
+    def test_it_does_not_take_back_what_was_paid(self):
+        """One more interval of very noisy loss: its interval reaches below 0, that of the sum not below the sum."""
+        ends, nats = np.arange(1, 201), np.random.default_rng(0).exponential(size=200)
+        found = forecast(ends, nats, 201)
+        assert found.high_nats - found.nats > found.nats - found.seen_nats
+        assert found.low_nats == found.seen_nats == pytest.approx(nats.sum())
 
     def test_more_confidence_is_wider_by_the_normal_quantile(self):
         curve = power_law()
@@ -279,13 +301,13 @@ class TestPublishedRuns:
         assert np.median(errors) <= 0.005
         assert max(errors) <= 0.02
 
-    def test_the_table_of_the_docs_is_what_the_code_gives(self, curves):
-        import sys
-        from pathlib import Path
+    def test_the_table_of_the_docs_is_what_the_code_gives(self, curves, monkeypatch):
+        """The same words, and the same numbers up to the last digit shown, which other builds of numpy may round."""
+        monkeypatch.syspath_prepend(str(Path(__file__).parent / "benchmarks"))
+        from forecast_table import PAGE, page
 
-        sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
-        try:
-            from forecast_table import PAGE, page
-        finally:
-            sys.path.pop(0)
-        assert PAGE.read_text(encoding="utf-8") == page(curves), "run: python tests/benchmarks/forecast_table.py"
+        number = re.compile(r"[-+]?\d[\d,]*\.\d+")
+        stored, given = PAGE.read_text(encoding="utf-8"), page(curves)
+        assert number.sub("#", stored) == number.sub("#", given), "run: python tests/benchmarks/forecast_table.py"
+        values = [[float(n.replace(",", "")) for n in number.findall(text)] for text in (stored, given)]
+        assert values[0] == pytest.approx(values[1], abs=0.11), "run: python tests/benchmarks/forecast_table.py"

@@ -10,7 +10,8 @@
    well each predicts the cells, so that a curve unlike those of language models is not bent to it.
 3. A real curve leaves any law slowly, and the more the further the loss is from where it is now. Such misfit is a
    random function of log tokens whose correlation decays exponentially; it is fitted with the law, goes on beyond what
-   was seen, and makes most of the interval.
+   was seen, and makes most of the interval. Four and sixteen times as much of it are tried too, again weighted by how
+   well they predict the cells: for data whose difficulty changes along the run.
 4. What the decay of the learning rate at the end of a run takes off is not in the law. Unless it is said
    (``decay_share``), half of a usual decay is assumed, with an uncertainty of the same size.
 

@@ -17,7 +17,7 @@ class Assumptions(NamedTuple):
 
     Attributes:
         exponents: Of the slow and the fast power. Scaling laws of language models have 0.28 to 0.37 for data
-            (Hoffmann et al. 2022, Besiroglu et al. 2024); 1 is the usual rate of what is learnt once and for all.
+            (Hoffmann et al. 2022, Besiroglu et al. 2024); 1 stands for what is learnt once and for all.
         shares: Prior means of floor, slow and fast power, as shares of the loss where the forecast begins.
         spreads: Their standard deviations.
         widths: Factors on the spreads that are tried and weighted by evidence.
@@ -26,6 +26,7 @@ class Assumptions(NamedTuple):
         misfit: Standard deviation of the misfit where the forecast begins, as a share of the loss.
         misfit_of_distance: What is added to it where the loss is higher or lower than there, as a share of the
             difference. These two set the width of the interval.
+        misfit_times: Factors on the misfit that are tried and weighted by evidence, for data whose difficulty changes.
         memory: Correlation length of the misfit in log tokens: 1 is a factor of e.
         decay_drop: What a decay of the learning rate to zero takes off the loss, as a share of it, with half of it as
             standard deviation.
@@ -40,8 +41,9 @@ class Assumptions(NamedTuple):
     cells: int = 24
     misfit: float = 0.004
     misfit_of_distance: float = 0.1
+    misfit_times: tuple[float, ...] = (1.0, 4.0, 16.0)
     memory: float = 1.0
-    decay_drop: float = 0.03
+    decay_drop: float = 0.025
     decay_share: float = 0.25
 
 
@@ -54,7 +56,7 @@ class Rest(NamedTuple):
 
 
 def rest(cells: Cells, noise: float, growth: float, sampled_share: float, assume: Assumptions) -> Rest:
-    """Forecast the rest of a curve: a mixture over the widths of the prior.
+    """Forecast the rest of a curve: a mixture over widths of the prior and sizes of the misfit.
 
     Args:
         cells: What was seen.
@@ -67,48 +69,64 @@ def rest(cells: Cells, noise: float, growth: float, sampled_share: float, assume
     level = float(np.average(cells.rate[late], weights=(cells.high - cells.low)[late]))
     if level == 0:  # nothing is left to learn, and nothing to scale by
         return Rest(0.0, 0.0, (0.0, 0.0, 0.0))
-    target = cells.rate / level
-    shapes, shapes_ahead = _shapes(cells.low, cells.high, assume), _shapes(1.0, growth, assume)
-    ahead = _ahead(growth, assume)
-    here = _Places(cells.place, _misfit(target, assume))
-    covariance = _covariance(here, here, assume) + np.diag(noise / (cells.high - cells.low)) / level**2
-    to_ahead = _covariance(here, ahead, assume).sum(axis=1)
-    known = np.linalg.solve(covariance, to_ahead)
-    unknown = float(_covariance(ahead, ahead, assume).sum() - to_ahead @ known)
-    unknown += sampled_share * noise / (growth - 1) / level**2
-    root = np.linalg.cholesky(covariance)
-    design, data = np.linalg.solve(root, shapes), np.linalg.solve(root, target)
-    fits = [_fit(design, data, width, assume) for width in assume.widths]
-    evidence = np.array([fit.evidence for fit in fits])
+    scaled = _Scaled(cells, cells.rate / level, noise / level**2, growth, sampled_share)
+    members = [_member(scaled, width, times, assume) for times in assume.misfit_times for width in assume.widths]
+    evidence = np.array([member.evidence for member in members])
     share = np.exp(evidence - evidence.max())
     share /= share.sum()
-    means = np.array([shapes_ahead @ fit.law + known @ (target - shapes @ fit.law) for fit in fits])
+    means = np.array([member.mean for member in members])
     mean = float(share @ means)
-    toward = shapes_ahead - shapes.T @ known
-    variances = np.array([toward @ np.linalg.solve(fit.precision, toward) for fit in fits])
-    variance = float(share @ (variances + (means - mean) ** 2) + unknown)
-    floor, slow, fast = (level * float(part) for part in share @ np.array([fit.law for fit in fits]))
+    variance = float(share @ (np.array([member.variance for member in members]) + (means - mean) ** 2))
+    floor, slow, fast = (level * float(part) for part in share @ np.array([member.law for member in members]))
     return Rest(level * mean, level**2 * variance, (floor, slow, fast))
 
 
-class _Fit(NamedTuple):
-    """Law, the inverse of its covariance, and how well the prior predicted the cells (log, up to a constant)."""
+class _Scaled(NamedTuple):
+    """What was seen, in units of the loss where the forecast begins, and what is asked."""
 
+    cells: Cells
+    rate: Array
+    noise: float
+    growth: float
+    sampled_share: float
+
+
+class _Member(NamedTuple):
+    """The rest under one prior: mean and variance of its rate, the law, and how well the cells were predicted (log)."""
+
+    mean: float
+    variance: float
     law: Array
-    precision: Array
     evidence: float
 
 
-def _fit(design: Array, data: Array, width: float, assume: Assumptions) -> _Fit:
-    """Fit the law under a prior of one width, to whitened data; covariance and evidence leave the sign aside."""
+def _member(seen: _Scaled, width: float, times: float, assume: Assumptions) -> _Member:
+    """Fit the law with the prior's spreads ``width`` and the misfit ``times`` as large.
+
+    Covariance and evidence leave aside that no coefficient is negative.
+    """
     from scipy.optimize import nnls
 
-    spreads = width * np.array(assume.spreads)
-    rows = np.concatenate([design, np.diag(1 / spreads)])
-    law, distance = nnls(rows, np.concatenate([data, np.array(assume.shares) / spreads]))
+    low, high = seen.cells.low, seen.cells.high
+    here = _Places(seen.cells.place, times * _misfit(seen.rate, assume))
+    ahead = _ahead(seen.growth, times, assume)
+    covariance = _covariance(here, here, assume) + np.diag(seen.noise / (high - low))
+    root = np.linalg.cholesky(covariance)
+    shapes, spreads = _shapes(low, high, assume), width * np.array(assume.spreads)
+    rows = np.concatenate([np.linalg.solve(root, shapes), np.diag(1 / spreads)])
+    data = np.concatenate([np.linalg.solve(root, seen.rate), np.array(assume.shares) / spreads])
+    law, distance = nnls(rows, data)
     precision = rows.T @ rows
     evidence = -0.5 * distance**2 - 0.5 * np.linalg.slogdet(precision)[1] - np.log(spreads).sum()
-    return _Fit(law, precision, float(evidence))
+    evidence -= np.log(np.diag(root)).sum()
+    to_ahead = _covariance(here, ahead, assume).sum(axis=1)
+    known = np.linalg.solve(covariance, to_ahead)
+    ahead_shapes = _shapes(1.0, seen.growth, assume)
+    mean = ahead_shapes @ law + known @ (seen.rate - shapes @ law)
+    toward = ahead_shapes - shapes.T @ known
+    variance = toward @ np.linalg.solve(precision, toward) + seen.sampled_share * seen.noise / (seen.growth - 1)
+    variance += _covariance(ahead, ahead, assume).sum() - to_ahead @ known
+    return _Member(float(mean), float(variance), law, float(evidence))
 
 
 def _shapes(low: Array | float, high: Array | float, assume: Assumptions) -> Array:
@@ -134,7 +152,7 @@ def _covariance(first: _Places, second: _Places, assume: Assumptions) -> Array:
     return np.asarray(first.scale[:, None] * correlation * second.scale)
 
 
-def _ahead(growth: float, assume: Assumptions) -> _Places:
+def _ahead(growth: float, times: float, assume: Assumptions) -> _Places:
     """Places from the tokens seen to ``growth`` times as many, weighted by the share of the rest that lies there.
 
     How far the loss will have fallen there is taken from the prior.
@@ -142,7 +160,7 @@ def _ahead(growth: float, assume: Assumptions) -> _Places:
     edges = np.linspace(0.0, math.log(growth), _QUADRATURE + 1)
     weights = np.diff(np.exp(edges)) / (growth - 1)
     expected = _shapes(np.exp(edges[:-1]), np.exp(edges[1:]), assume) @ np.array(assume.shares)
-    return _Places((edges[1:] + edges[:-1]) / 2, weights * _misfit(expected, assume))
+    return _Places((edges[1:] + edges[:-1]) / 2, times * weights * _misfit(expected, assume))
 
 
 def power_mean(exponent: float, low: Array | float, high: Array | float) -> Array:
