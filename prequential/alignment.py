@@ -68,20 +68,33 @@ def _as_rows(tensor: Tensor) -> Tensor:
 
 
 def _shift(leaf: Tensor, targets: Tensor, kept: Tensor) -> int | None:
-    """How far behind tokens stand as targets: token ``i`` is target ``i + shift``, but for one a row (its padding)."""
+    """How far behind tokens stand as targets: token ``i`` is target ``i + shift``.
+
+    The shift with the fewest tokens that are not is taken: one a row may be another (where its padding begins), and a
+    part of them, should the script put others in their place, as long as most agree, beyond what they would by chance.
+    """
     if not _may_hold(leaf) or len(_as_rows(leaf)) != len(targets):
         return None
-    tokens = _as_rows(leaf)
-    for shift in _SHIFTS:
-        first, last = max(0, -shift), min(tokens.shape[1], targets.shape[1] - shift)
-        if first >= last:
-            continue
-        counts = kept[:, first + shift : last + shift]
-        equal = counts & (tokens[:, first:last] == targets[:, first + shift : last + shift])
-        other = (counts & ~equal).sum(dim=1)
-        if bool((other <= 1).all()) and int(equal.sum()) > int(other.sum()):
-            return shift
-    return None
+    compared = [_compared(_as_rows(leaf), targets, kept, shift) for shift in _SHIFTS]
+    others, _, shift = min((other.sum().item(), number, _SHIFTS[number]) for number, (_, other) in enumerate(compared))
+    equal, other = compared[_SHIFTS.index(shift)]
+    one_a_row = bool((other <= 1).all()) and int(equal.sum()) > others
+    agreement = int(equal.sum()) / max(1, int(equal.sum()) + others)
+    return shift if one_a_row or agreement > (1 + _chance(targets[kept])) / 2 else None
+
+
+def _compared(tokens: Tensor, targets: Tensor, kept: Tensor, shift: int) -> tuple[Tensor, Tensor]:
+    """For each row, how many of its targets that count are the token there, and how many are another."""
+    first, last = max(0, -shift), max(0, min(tokens.shape[1], targets.shape[1] - shift))
+    counts = kept[:, first + shift : last + shift]
+    equal = counts & (tokens[:, first:last] == targets[:, first + shift : last + shift])
+    return equal.sum(dim=1), (counts & ~equal).sum(dim=1)
+
+
+def _chance(targets: Tensor) -> float:
+    """How likely two of the targets are equal."""
+    counts = torch.unique(targets, return_counts=True)[1].double()
+    return float((counts / counts.sum()).square().sum())
 
 
 def cut_of(kept: Tensor) -> Tensor:

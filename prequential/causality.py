@@ -21,8 +21,6 @@ from prequential.likelihoods import LIKELIHOODS, read_call
 
 # Scores may differ by this much where kernels round differently for other content, in nats a token.
 _TOLERANCE_NATS = 1e-2
-# Arguments of a loss that make it something else than -log p of each target.
-_NO_LIKELIHOOD = frozenset({"weight", "pos_weight", "label_smoothing", "size_average", "reduce"})
 _NOT_AUDITED = "causality was not audited"
 
 
@@ -84,7 +82,7 @@ class _Scores(TorchFunctionMode):
     def _score(self, func: Callable[..., Any], call: dict[str, Any]) -> None:
         if self._before is not None and len(self.calls) < len(self._before):
             call["target"] = self._before[len(self.calls)].given
-        call = {name: value for name, value in call.items() if name not in _NO_LIKELIHOOD} | {"reduction": "none"}
+        call["reduction"] = "none"
         scored = read_call(func, (), call)(func(**call))
         if scored is not None:
             kept = (scored.targets != scored.ignore_index) & (scored.targets >= 0)
@@ -117,7 +115,7 @@ def audited(step: Callable[[Any], Any], batch: Any) -> Finding:
         return Finding(None, f"{_NOT_AUDITED}: not all scores are finite")
     earlier = torch.arange(kept.shape[1], device=kept.device) <= cut.unsqueeze(1)
     difference = (moved - scores).abs()
-    told = _tells(leaves, rows, scores[kept])
+    told = _tells(rows, scores[kept])
     return _finding(_largest(difference[earlier]), _largest(difference[~earlier]), told=told)
 
 
@@ -148,15 +146,13 @@ def _eager() -> AbstractContextManager[Any]:
     return nullcontext() if set_stance is None else set_stance("force_eager")
 
 
-def _tells(leaves: Sequence[Tensor], rows: Alignment, scores: Tensor) -> bool:
+def _tells(rows: Alignment, scores: Tensor) -> bool:
     """Whether it says something that no score moves at all.
 
-    It does where the batch holds its targets, no token before them and no other ids (labels of pictures), and the
-    scores are not all one (those of a head that begins with zeros).
+    It does where the batch shows no token before its target (labels of pictures), and the scores are not all one
+    (those of a head that begins with zeros).
     """
-    ids = [place for place, leaf in enumerate(leaves) if not leaf.is_floating_point() and leaf.numel() > 1]
-    only_targets = set(ids) <= set(rows.shifts) and min(rows.shifts.values()) >= 0
-    return only_targets and float(scores.max() - scores.min()) > _TOLERANCE_NATS
+    return min(rows.shifts.values()) >= 0 and float(scores.max() - scores.min()) > _TOLERANCE_NATS
 
 
 def _largest(differences: Tensor) -> float:

@@ -154,9 +154,18 @@ def test_only_targets_that_count_are_held_against_each_other():
     targets = TOKENS[:, 1:].clone()
     targets[:, :11] = -100
     targets[0] = -100
-    batch = [TOKENS[:, :-1], targets]
-    assert audited(pairs_step(causal), batch).causal is True
-    assert audited(pairs_step(lambda tokens: leaky(tokens, 1)), batch).causal is False
+    only_fourth = torch.where(torch.arange(15) == 3, TOKENS[:, 1:], -100)
+    for batch in ([TOKENS[:, :-1], targets], [TOKENS[:, :-1], only_fourth]):
+        assert audited(pairs_step(lambda tokens: leaky(tokens, 1)), batch).causal is False
+    assert audited(pairs_step(causal), [TOKENS[:, :-1], targets]).causal is True
+
+
+def test_weights_and_smoothing_of_the_loss_change_no_finding():
+    """Scores are those of the plain model."""
+    weight = torch.linspace(0, 1, VOCABULARY)
+    step = lambda batch: F.cross_entropy(causal(batch[0]).flatten(0, 1), batch[1].flatten(), weight, False)  # noqa: E731
+    plain = audited(pairs_step(causal), [TOKENS[:, :-1], TOKENS[:, 1:]])
+    assert audited(step, [TOKENS[:, :-1], TOKENS[:, 1:]]).later_nats == pytest.approx(plain.later_nats, rel=1e-5)
 
 
 @pytest.mark.parametrize("leak", [False, True])
@@ -181,14 +190,34 @@ def test_labels_that_the_model_is_not_given_pass():
     assert audited(sees, [pictures, labels]).causal is False
 
 
+def test_masked_tokens_that_the_model_is_not_given_pass():
+    """The others are side information."""
+    hole = torch.arange(16) % 5 == 0
+    batch = [torch.where(hole, 0, TOKENS), torch.where(hole, TOKENS, -100)]
+    assert audited(pairs_step(lambda tokens: TABLE[tokens.roll(1, 1)]), batch).causal is True
+
+
+@pytest.mark.parametrize("ahead", [None, 1, 4])
+def test_inputs_with_other_tokens_in_the_place_of_some_are_found(ahead):
+    """A script that drops words from its inputs."""
+    dropped = torch.rand(TOKENS.shape, generator=torch.Generator().manual_seed(5)) < 0.25
+    batch = [torch.where(dropped, 0, TOKENS)[:, :-1], TOKENS[:, 1:]]
+    step = pairs_step(causal if ahead is None else lambda tokens: leaky(tokens, ahead))
+    assert audited(step, batch).causal is (ahead is None)
+
+
+def test_a_batch_that_repeats_itself_is_taken_as_a_language_model_has_it():
+    """Rows of one token agree at every shift; a causal model is not accused for it."""
+    tokens = torch.arange(8).unsqueeze(1).expand(8, 16)
+    assert audited(pairs_step(causal), [tokens[:, :-1], tokens[:, 1:]]).causal is True
+
+
 def test_a_model_that_looks_at_nothing_yet_is_not_called_causal():
-    """A head that begins with zeros; masked ids that the batch does not explain; a single distribution for all."""
+    """A head that begins with zeros, and one distribution for all."""
     zeros = audited(pairs_step(lambda tokens: 0 * causal(tokens)), [TOKENS[:, :-1], TOKENS[:, 1:]])
     same = audited(pairs_step(lambda tokens: 0 * causal(tokens) + TABLE[0]), [TOKENS[:, :-1], TOKENS[:, 1:]])
-    masked = torch.where(torch.arange(16) % 5 == 0, 0, TOKENS)
-    labels = torch.where(torch.arange(16) % 5 == 0, TOKENS, -100)
-    cloze = audited(pairs_step(lambda tokens: TABLE[tokens.roll(1, 1)]), [masked, labels])
-    for finding in (zeros, same, cloze):
+    inside = audited(fused_step(lambda tokens: 0 * causal(tokens)), Batch(TOKENS))
+    for finding in (zeros, same, inside):
         assert (finding.causal, finding.blind) == (None, True)
         assert "no score moved when tokens were changed, not even later ones" in finding.message
 

@@ -5,6 +5,7 @@ import json
 import math
 import random
 import statistics
+import traceback
 
 import lightning as L
 import numpy as np
@@ -194,6 +195,32 @@ def _sums(nats):
     meter = Meter()
     meter.add(torch.tensor(nats, dtype=torch.float64), torch.zeros(1, dtype=torch.long), vocab_size=2)
     return meter.peek()
+
+
+@pytest.mark.parametrize("rescore", ["eval", 0.4])
+def test_nothing_waits_for_the_device_between_log_points(trainer_of, monkeypatch, rescore):
+    """No tensor is read on the host by the package, but at log points."""
+    asked, after_batch = [0], []
+
+    def counted(original):
+        def call(self, *args, **kwargs):
+            asked[0] += any("/prequential/" in frame.filename for frame in traceback.extract_stack()[-4:-1])
+            return original(self, *args, **kwargs)
+
+        return call
+
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, name, counted(getattr(torch.Tensor, name)))
+
+    class Marks(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            after_batch.append(asked[0])
+
+    seeded()
+    monitor = CompressionMonitor(bundle=None, ledger="waits", rescore=rescore)
+    trainer_of(monitor, Marks()).fit(Noisy(), loader(2))
+    assert after_batch[15] > after_batch[14] == after_batch[8]  # log points at steps 1, 2, 4, 8 and 16
+    assert after_batch[8] == after_batch[7] > after_batch[6]
 
 
 def test_only_first_exposures_are_sampled(trainer_of):
