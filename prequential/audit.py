@@ -21,6 +21,7 @@ from prequential.errors import MeasureError
 REPORT = "audit.json"
 # The environment variable that names the folder for the report.
 FOLDER = "PREQUENTIAL_AUDIT"
+_STDERR = 2
 
 PASSED, FAILED, UNKNOWN = "passed", "failed", "unknown"
 
@@ -37,7 +38,8 @@ def audit_script(script: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
     Returns:
         ``verdict`` (passed, failed, unknown), ``reason`` (a sentence, or None where it passed), ``causal`` (true, false
         or null), ``earlier_nats`` and ``later_nats`` (by how much scores before and after changed tokens moved),
-        ``measure``, ``loss_calls``, ``grade``, ``columns`` (positions of the batches so far) and ``remarks``.
+        ``measure``, ``sum_to_one`` (true, or null where the script states its sums), ``loss_calls``, ``grade``,
+        ``columns`` (positions of the batches so far) and ``remarks``.
 
     Raises:
         MeasureError: There is no such script, it fails, or it trains nothing with Lightning.
@@ -46,7 +48,7 @@ def audit_script(script: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
         raise MeasureError(f"expected a training script, got {script}: name a file that exists")
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "PREQUENTIAL": "audit", FOLDER: folder, "WANDB_MODE": "disabled"}
-        done = subprocess.run([sys.executable, script, *arguments], env=environment, stdout=sys.stderr, check=False)
+        done = subprocess.run([sys.executable, script, *arguments], env=environment, stdout=_STDERR, check=False)
         try:
             report: dict[str, Any] = json.loads((Path(folder) / REPORT).read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -189,7 +189,7 @@ def bundle(paths: tuple[str, ...], output: str | None, as_json: bool) -> None:
     _print(views.bundle_record(manifest)) if as_json else _show(views.bundle_table(manifest))
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@main.command(context_settings={"allow_interspersed_args": False})
 @_as_json
 @click.argument("script", metavar="SCRIPT")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENT]...")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -21,11 +22,13 @@ _BLANK: dict[str, Any] = {
     "earlier_nats": None,
     "later_nats": None,
     "measure": None,
+    "sum_to_one": None,
     "loss_calls": [],
     "grade": None,
     "columns": {},
     "remarks": [],
 }
+_UNKNOWN = "causality was not audited: no training step was run"
 _COLUMNS = ("coded_tokens", "uncoded_tokens", "replayed_tokens", "masked_tokens", "padding_tokens", "positions")
 
 
@@ -38,6 +41,13 @@ class AuditMonitor(CompressionMonitor):
         self._folder = Path(os.environ[FOLDER])
         super().__init__(bundle=None, ledger=self._folder / BOOK_NAME, audit="full")
         self.from_environment = True
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take over the options of the script's own monitor: how it measures, which mode it codes."""
+        for callback in vars(trainer)["callbacks"]:
+            if isinstance(callback, CompressionMonitor) and not callback.from_environment:
+                self.options = dataclasses.replace(callback.options, bundle=None)
+        super().setup(trainer, pl_module, stage)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -58,18 +68,21 @@ class AuditMonitor(CompressionMonitor):
             self._leave({"verdict": FAILED, "reason": str(exception)})
 
     def _found(self, run: Run) -> dict[str, Any]:
+        """Judge what was recorded; captured probabilities sum to one, else the script would have been refused."""
         finding = self.causality.finding if self.causality is not None else None
         causal = None if finding is None else finding.causal
-        passed = PASSED if causal else UNKNOWN
-        reasons = [finding.message] if finding is not None and finding.message else run.surrogate_reasons
+        left_out = [event["message"] for event in run.events if event["event"] in ("missed", "not_understood")]
+        failed = [*run.surrogate_reasons, *left_out]
+        unknown = [] if causal else [_UNKNOWN if finding is None else finding.message]
         return {
-            "verdict": FAILED if run.grade == "surrogate" else passed,
-            "reason": reasons[0] if reasons else None,
+            "verdict": FAILED if failed else UNKNOWN if unknown else PASSED,
+            "reason": next(iter(failed + unknown), None),
             "causal": causal,
             "earlier_nats": None if finding is None else finding.earlier_nats,
             "later_nats": None if finding is None else finding.later_nats,
             "measure": run.header.get("measure"),
             "loss_calls": run.header.get("loss_calls") or [],
+            "sum_to_one": True if run.header.get("measure") == "capture" else None,
             "grade": run.grade,
             "columns": {name: getattr(run.total, name) for name in _COLUMNS},
             "remarks": [

@@ -79,6 +79,7 @@ def _audited(report: Mapping[str, Any]) -> list[tuple[str, object]]:
     return [
         ("causal", f"{answers[report['causal']]} (earlier scores moved by {moved[0]}, later ones by {moved[1]})"),
         ("measured by", report["measure"]),
+        ("probabilities", "sum to one" if report["sum_to_one"] else "not seen: the script states its sums"),
         ("loss calls", ", ".join(report["loss_calls"]) or "not seen one by one"),
         ("grade", report["grade"]),
     ]
