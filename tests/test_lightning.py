@@ -598,6 +598,7 @@ def test_lightning_cli_can_give_all_arguments(tmp_path):
         "--trainer.callbacks+=prequential.CompressionMonitor",
         "--trainer.callbacks.token_bytes=bytes",
         "--trainer.callbacks.every_n_steps=2",
+        "--trainer.callbacks.rescore=0.5",
         "--trainer.callbacks.ledger=book.jsonl",
     ]
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
@@ -607,6 +608,7 @@ def test_lightning_cli_can_give_all_arguments(tmp_path):
     run = read_book(tmp_path / "book.jsonl")
     assert run.total.raw_bytes == TOKENS + ROWS
     assert run.header["token_bytes"]["kind"] == "bytes"
+    assert run.header["rescore"] == 0.5
 
 
 @pytest.mark.parametrize(
