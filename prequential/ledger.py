@@ -252,7 +252,7 @@ class _Reader:
 
     def _end(self, record: dict[str, Any]) -> None:
         record["status"], record["totals"] = str(record["status"]), dict(record["totals"])
-        for audit in {"repeats", "coverage", "row_sampling", "rescored"} & set(record):
+        for audit in {"repeats", "coverage", "row_sampling", "row_split", "rescored"} & set(record):
             facts = dict(record[audit]).items()
             record[audit] = {key: None if value is None else _typed(value, float) for key, value in facts}
         self.end = record

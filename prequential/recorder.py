@@ -26,7 +26,13 @@ from prequential.errors import MeasureError, warn
 from prequential.ledger import Ledger
 from prequential.live import interval_values, source_values
 from prequential.meter import Meter, Sums, read_sums
-from prequential.remarks import SCORED_AFTER_UPDATE, not_likelihood, remarks_on, returned_loss, uncovered
+from prequential.remarks import (
+    SCORED_AFTER_UPDATE,
+    not_likelihood,
+    remarks_on,
+    returned_loss,
+    uncovered,
+)
 from prequential.replay import RowPlan
 from prequential.rescore import DifferenceEstimator
 from prequential.route import Route, settle_route
@@ -35,11 +41,6 @@ from prequential.watch import BatchWatch, Columns, Watched, facts_of
 
 # Intervals of the book grow to this share of what has been seen.
 _INTERVAL_SHARE = 0.01
-
-_ESTIMATED = (
-    "a batch held both new rows and rows that came before, and its nats were not seen row by row: they are split in "
-    "proportion, the replay column is an estimate"
-)
 
 _NO_ROWS = (
     "the first batch does not show its rows: no tensor of it holds the targets, so that neither sources nor positions "
@@ -205,20 +206,18 @@ class Recorder:
     def dropped(self, rows: int) -> None:
         """Charge rows of the data that were never fed, a remainder smaller than a batch, by the uniform code.
 
-        Their tokens are counted by the mean length of the rows that were fed, rounded up, and their bytes not at all.
+        Their tokens are known where all rows have as many; else the rows are no part of what is described, and it is
+        said. Their bytes are not counted.
         """
         self._log_point()
-        if not self.total.rows or not self._vocab_size:
+        length = self._watch.row_tokens(self.total) if self._watch is not None else None
+        if length is None or not self._vocab_size:
+            self._note("dropped", f"{rows:,} rows of the data were never fed: they are no part of what is described")
             return
-        tokens = math.ceil(rows * self.total.tokens / self.total.rows)
-        exact = self.total.tokens % self.total.rows == 0
-        tally = Tally(uncoded_tokens=tokens, uncoded_nats=tokens * math.log(self._vocab_size))
+        tally = Tally(uncoded_tokens=rows * length, uncoded_nats=rows * length * math.log(self._vocab_size))
         self.total += tally
         self._opened().sums(self._last_step, tally, time.monotonic() - self._began)
-        estimate = "" if exact else ", an estimate by the mean length of a row"
-        self._note(
-            "dropped", f"{rows:,} rows ({tokens:,} tokens{estimate}) were never fed: charged by the uniform code"
-        )
+        self._note("dropped", f"{rows:,} rows ({rows * length:,} tokens) were never fed: charged by the uniform code")
 
     @_shielded
     def note(self, event: str, message: str) -> None:
@@ -242,7 +241,7 @@ class Recorder:
         self._finish_log_point()
         if self._ledger is None:
             return
-        message = self._watch.verdict() if self._watch is not None else None
+        message = self._watch.verdict(self.total) if self._watch is not None else None
         if message is not None:
             self.note("not_single_pass", message)
         facts = {**facts_of(self._watch), **self._rescored(), **facts}
@@ -302,6 +301,8 @@ class Recorder:
             plan=self._plan,
             declared=route.declares,
         )
+        if self._watch.rows is not None:
+            self._watch.rows.check(batch)
         self.route = route
         if self._watch.rows is None and (self._plan.source or self._plan.positions):
             self._note("no_rows", _NO_ROWS)
@@ -333,7 +334,7 @@ class Recorder:
             return
         ledger = self._opened()
         for interval, reading in zip(waiting, read_sums([interval.sums for interval in waiting]), strict=True):
-            tally, sources, estimated = self._in_columns(interval, reading.tally)
+            tally, sources, estimates = self._in_columns(interval, reading.tally)
             self.total += tally
             self.sources = {
                 name: self.sources.get(name, Tally()) + sources.get(name, Tally()) for name in self.sources | sources
@@ -341,9 +342,7 @@ class Recorder:
             ledger.sums(interval.step, tally, interval.elapsed_s, sources)
             if self.rescoring is not None and interval.differences is not None:
                 self.rescoring.count(interval.differences, tally)
-            if estimated:
-                self._note("replay_estimated", _ESTIMATED)
-            for event, message in remarks_on(reading, interval.step, self._vocab_size):
+            for event, message in [*estimates.items(), *remarks_on(reading, interval.step, self._vocab_size)]:
                 self._note(event, message)
             missing = uncovered(reading.tally.positions, interval.expected, interval.step)
             if missing is not None:
@@ -354,7 +353,7 @@ class Recorder:
     def _in_columns(self, interval: _Waiting, tally: Tally) -> Columns:
         if self._watch is not None and interval.watched is not None:
             return self._watch.in_columns(tally, interval.watched, replay=interval.replay)
-        return Columns(tally.as_replay() if interval.replay else tally, {}, False)
+        return Columns(tally.as_replay() if interval.replay else tally, {}, {})
 
     @_shielded
     def _finish_log_point(self) -> None:

@@ -17,12 +17,24 @@ from torch import Tensor
 
 from prequential.codelength import Tally
 from prequential.coverage import Coverage
+from prequential.errors import MeasureError
 from prequential.exposure import FirstExposures, Sampling
 from prequential.meter import Meter, Piece
 from prequential.rows import RowLayout, RowSums, row_hashes, row_sums
 
 _COUNTS = 9  # of `FirstTokens`
 _BY_ROW = slice(1, 7)  # of these: first tokens to be charged, and their bytes
+
+
+_SPLIT = (
+    "a batch held both new rows and rows that came before, and its nats were not seen row by row: they are split in "
+    "proportion, an estimate"
+)
+_SOURCES_SPLIT = (
+    "a batch held rows of several sources, and its nats were not seen row by row: sums by source are split in "
+    "proportion, an estimate"
+)
+_SAMPLED = "more rows came than are remembered: those that came before are an estimate from a sample of the rows"
 
 
 class RowPlan(NamedTuple):
@@ -56,7 +68,7 @@ class RowSplit:
         rows: Rows that did not come before.
         rows_fingerprint: Sum of their hashes modulo 2**64.
         sources: Sums by source, if they are kept.
-        estimated: Whether new and repeated rows shared a batch whose nats were not seen row by row.
+        remarks: What of this is an estimate, by the name of its event.
     """
 
     again: Tally = field(default_factory=Tally)
@@ -64,7 +76,7 @@ class RowSplit:
     rows: int = 0
     rows_fingerprint: int = 0
     sources: dict[str, Tally] = field(default_factory=dict)
-    estimated: bool = False
+    remarks: dict[str, str] = field(default_factory=dict)
 
     def moved(self, tally: Tally) -> Tally:
         """Move rows that came before to the replay column of an interval's sums."""
@@ -89,12 +101,21 @@ class Rows:
         layout: Where the rows of a batch stand.
         meter: Where loss calls are summed.
         plan: What is to be found out about rows.
+
+    Attributes:
+        tells_replay: Whether a row that came before is known, and is replay.
+        coverage: How often each token of the corpus was coded; None where rows do not say where they begin.
+        split_nats: Nats of the batches that were split in proportion between new rows and old ones: what is in either
+            column is off by no more.
+        lengths: Numbers of targets that rows had.
     """
 
     def __init__(self, layout: RowLayout, meter: Meter, plan: RowPlan) -> None:
         self.layout, self._meter, self._plan = layout, meter, plan
         self.tells_replay = plan.replay_by_rows and layout.identifies
         self.coverage = Coverage(plan.corpus_tokens) if plan.positions is not None else None
+        self.split_nats = 0.0
+        self.lengths: set[int] = set()
         self._exposures = FirstExposures()
         self._waiting: list[RowSums] = []
         self._before: Tensor | None = None
@@ -104,6 +125,26 @@ class Rows:
     def needs_sums(self) -> bool:
         """Whether rows must be summed one by one, not only told apart."""
         return self.tells_replay or self._plan.source is not None
+
+    def check(self, batch: Any) -> None:
+        """Hold what the user says of rows against the first micro-batch.
+
+        Raises:
+            MeasureError: There is no source or no position for each row.
+        """
+        count = self.layout.count(batch)
+        for name, function in (("source", self._plan.source), ("positions", self._plan.positions)):
+            if function is None:
+                continue
+            try:
+                found = str(len(function(batch)))
+            except Exception as error:
+                found = f"{type(error).__name__}: {error}"
+            if found != str(count):
+                raise MeasureError(
+                    f"expected one value a row by {name}=, for {count} rows, got {found}: give the key under which a "
+                    "batch holds them, or a function of the batch"
+                )
 
     @property
     def sampling(self) -> Sampling | None:
@@ -122,6 +163,7 @@ class Rows:
         plan = self._plan
         starts = None if plan.positions is None else plan.positions(batch)
         length = self.layout.length(batch, pieces)
+        self.lengths.add(length)
         if not self.needs_sums:
             self._waiting.append(RowSums(hashes, starts=starts, length=length))
             return
@@ -160,11 +202,29 @@ class Rows:
         return RowSplit(
             again=_tally(host.sums, shares),
             first_tokens=_again(host.first_tokens, shares),
-            rows=len(fresh),
+            rows=round(float((1 - shares).sum())),
             rows_fingerprint=int(fresh.sum(dtype=np.uint64)) if exact else 0,
             sources=_by_source(host, shares),
-            estimated=_mixed(rows, shares),
+            remarks=self._remarks(rows, host, shares),
         )
+
+    def _remarks(self, rows: Sequence[RowSums], host: _OnHost, shares: npt.NDArray[np.float64]) -> dict[str, str]:
+        """Say what of an interval is an estimate: batches not seen row by row, and rows that were not looked up."""
+        remarks = {}
+        begin = 0
+        for part in rows:
+            mine = slice(begin, begin + len(part.hashes))
+            begin = mine.stop
+            if part.resolved:
+                continue
+            if 0 < shares[mine].mean() < 1:
+                self.split_nats += float(host.sums[2, mine].sum())
+                remarks["replay_split"] = _SPLIT
+            if len(set(host.names[mine])) > 1:
+                remarks["sources_split"] = _SOURCES_SPLIT
+        if self.sampling is not None and self.sampling.tokens:
+            remarks["replay_sampled"] = _SAMPLED
+        return remarks
 
     def _told_apart(self, rows: Sequence[RowSums], *, by_number: bool) -> RowSplit:
         """An interval of which no sums are kept row by row: all of it is data, or all of it replay."""
@@ -228,10 +288,3 @@ def _by_source(host: _OnHost, shares: npt.NDArray[np.float64]) -> dict[str, Tall
         again = _tally(host.sums[:, mine], shares[mine]).as_replay()
         sums[name] = again + _tally(host.sums[:, mine], 1 - shares[mine])
     return sums
-
-
-def _mixed(rows: Sequence[RowSums], shares: npt.NDArray[np.float64]) -> bool:
-    """Whether a batch that was not summed row by row holds both new and repeated rows."""
-    ends = np.cumsum([len(part.hashes) for part in rows])[:-1]
-    parts = zip(rows, np.split(shares, ends), strict=True)
-    return any(part.sums is not None and not part.resolved and 0 < own.mean() < 1 for part, own in parts)

@@ -20,6 +20,8 @@ from prequential.codelength import Tally, nats_to_bits, quantities
 START = "\N{GREEK SMALL LETTER THETA}0"
 
 _FINAL_SHARE = 0.05
+# Events after which a sum is an estimate.
+_ESTIMATES = ("replay_split", "replay_sampled")
 # A single pass may hold this share of repeated passages: text repeats itself.
 REPEATS_ALLOWED = 0.01
 # Events of a run whose sum is no code length of its data: the model saw what it scored, or not all of it was scored.
@@ -92,7 +94,22 @@ class Run:
         """
         if self.surrogate_reasons:
             return "surrogate"
+        if any(event["event"] in _ESTIMATES for event in self.events):
+            return "estimate"
         return str(self.header.get("grade", "ideal"))
+
+    @property
+    def replay_error(self) -> str | None:
+        """How far the replay column may be off, and what is coded with it; None where every row was told for certain."""
+        end = self.end or {}
+        sampled, split = end.get("row_sampling") or {}, end.get("row_split") or {}
+        parts = []
+        if sampled.get("tokens"):
+            tokens, error = sampled["tokens"], 2 * sampled["standard_error"]
+            parts.append(f"an estimate for {tokens:,.0f} of the tokens (+- {error:,.0f}, two standard errors)")
+        if split.get("nats"):
+            parts.append(f"split in proportion, off by at most {math.ceil(nats_to_bits(split['nats']) / 8):,} bytes")
+        return "; ".join(parts) or None
 
     @property
     def nats_standard_error(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -88,9 +89,9 @@ def thinned(places: Floats, values: Floats, points: int) -> npt.NDArray[np.int64
     return np.unique(np.concatenate(chosen))
 
 
-def _extreme(values: Floats, starts: npt.NDArray[np.int64], pick: object) -> npt.NDArray[np.int64]:
+def _extreme(values: Floats, starts: npt.NDArray[np.int64], pick: Callable[[Floats], np.intp]) -> npt.NDArray[np.int64]:
     ends = np.append(starts[1:], len(values))
-    chosen = [start + pick(values[start:end]) for start, end in zip(starts, ends, strict=True)]  # type: ignore[operator]
+    chosen = [start + pick(values[start:end]) for start, end in zip(starts, ends, strict=True)]
     return np.array(chosen, np.int64)
 
 

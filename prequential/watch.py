@@ -36,11 +36,11 @@ class Watched(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The sums of one interval with every position in its column, and the same by source where that is asked for."""
+    """The sums of one interval with every position in its column, by source where asked for, and what is estimated."""
 
     tally: Tally
     sources: dict[str, Tally]
-    estimated: bool
+    remarks: dict[str, str]
 
 
 class BatchWatch:
@@ -123,7 +123,7 @@ class BatchWatch:
             self._audit.count(torch.cat(watched.samples).tolist())
         tally = self._masks_told(tally, watched)
         if by_number:
-            return Columns(tally.as_replay(), split.sources, False)
+            return Columns(tally.as_replay(), split.sources, {})
         tally = split.moved(tally)
         if self._first_tokens is not None and watched.first_tokens is not None:
             counts = watched.first_tokens.tolist()
@@ -134,17 +134,32 @@ class BatchWatch:
                 uncoded_nats=charge.tokens * math.log(self._vocab_size or 1),
                 raw_bytes=tally.raw_bytes + charge.raw_bytes,
             )
-        return Columns(tally, split.sources, split.estimated)
+        return Columns(tally, split.sources, split.remarks)
+
+    def row_tokens(self, total: Tally) -> int | None:
+        """Tokens of a row, first ones included where they were charged; None if that is not the same for all rows."""
+        ignored = total.masked_tokens + total.padding_tokens
+        if self.rows is None or len(self.rows.lengths) != 1 or ignored:
+            return None
+        (length,) = self.rows.lengths
+        slot = self._first_tokens is not None and self._first_tokens.layout.empty_slot
+        return length - slot + (total.uncoded_tokens == total.rows)
 
     def repeats(self) -> Repeats | None:
         """The share of tokens in repeated passages; None if the batches do not tell."""
         return self._audit.repeats() if self._audit is not None else None
 
-    def verdict(self) -> str | None:
-        """Say that the run was no single pass, if the passages tell; not where coverage is counted exactly."""
+    def verdict(self, total: Tally) -> str | None:
+        """Say that the run was no single pass, if the passages tell; not where coverage is counted exactly.
+
+        Args:
+            total: Sums of the run: what is in the replay column by its rows is no news.
+        """
         repeats = self.repeats()
-        exact = self.rows is not None and self.rows.coverage is not None
-        return None if repeats is None or exact else repeated(repeats)
+        if repeats is None or (self.rows is not None and self.rows.coverage is not None):
+            return None
+        fed = total.coded_tokens + total.replayed_tokens
+        return repeated(repeats, total.replayed_tokens / fed if self.tells_replay and fed else 0.0)
 
     def _masks_told(self, tally: Tally, watched: Watched) -> Tally:
         masked, padding = tally.masked_tokens, 0
@@ -167,9 +182,14 @@ class BatchWatch:
             self._padding.observe(batch, ignored, tokens)
 
 
-def repeated(repeats: Repeats) -> str | None:
-    """Say that a run was no single pass, if the estimate is beyond doubt above what text repeats by itself."""
-    if repeats.share - 2 * repeats.standard_error <= REPEATS_ALLOWED:
+def repeated(repeats: Repeats, replayed_share: float = 0.0) -> str | None:
+    """Say that a run was no single pass, if the estimate is beyond doubt above what text repeats by itself.
+
+    Args:
+        repeats: The estimate.
+        replayed_share: Share of the tokens that rows which came again explain.
+    """
+    if repeats.share - 2 * repeats.standard_error - replayed_share <= REPEATS_ALLOWED:
         return None
     return (
         f"an estimate of {100 * repeats.share:.1f} % (+- {200 * repeats.standard_error:.1f}) of the tokens stand in "
@@ -187,7 +207,8 @@ def facts_of(watch: BatchWatch | None) -> dict[str, Any]:
         "coverage": rows.coverage.covered() if rows is not None and rows.coverage is not None else None,
         "row_sampling": rows.sampling if rows is not None else None,
     }
-    return {name: facts._asdict() for name, facts in found.items() if facts is not None}
+    facts = {name: audit._asdict() for name, audit in found.items() if audit is not None}
+    return {**facts, "row_split": {"nats": rows.split_nats}} if rows is not None and rows.split_nats else facts
 
 
 def _place_of(targets: Tensor | None, tensors: Sequence[Tensor]) -> int | None:

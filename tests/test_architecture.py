@@ -40,7 +40,7 @@ ROOMS = {
     "padding": {"torch"},
     "live": {"codelength"},
     "rows": {"batches", "exposure", "hashing", "meter", "torch"},
-    "replay": {"codelength", "coverage", "exposure", "meter", "rows", "numpy", "torch"},
+    "replay": {"codelength", "coverage", "errors", "exposure", "meter", "rows", "numpy", "torch"},
     "uncoded": {"numpy", "torch"},
     "weights": {"errors", "torch"},
     "modes": {"torch"},

@@ -88,6 +88,21 @@ def test_a_dropped_remainder_is_charged_by_the_uniform_code_once(trainer_of, epo
     assert message == "2 rows (14 tokens) were never fed: charged by the uniform code"
 
 
+def test_a_dropped_remainder_of_rows_of_many_lengths_is_said_and_not_charged(trainer_of):
+    """How many tokens it has is not known: it is no part of what is described."""
+
+    class Masked(Toy):
+        def loss(self, batch):
+            return super().loss([batch[0], batch[1].masked_fill(batch[1] == 3, -100)])
+
+    tokens = rows(30)
+    data = DataLoader(TensorDataset(tokens[:, :-1], tokens[:, 1:]), batch_size=4, drop_last=True)
+    trainer_of(CompressionMonitor(bundle=None, ledger="book.jsonl")).fit(Masked(), data)
+    run = read_book("book.jsonl")
+    assert run.total.uncoded_tokens == 28
+    assert "no part of what is described" in run.events[-1]["message"]
+
+
 @pytest.mark.parametrize("options", [{"limit_train_batches": 3}, {"max_steps": 3, "max_epochs": -1}])
 def test_what_a_run_did_not_get_to_is_no_remainder(trainer_of, options):
     """A run that was told to stop describes what it was fed."""

@@ -13,9 +13,12 @@ from toys import Toy
 from prequential import CompressionMonitor, Recording
 from prequential.capture import LossTap
 from prequential.codelength import Tally
+from prequential.errors import MeasureError
+from prequential.exposure import FirstExposures
 from prequential.ledger import read_book
 from prequential.meter import Meter
 from prequential.rows import LEAST_BITS, find_rows, row_hashes, row_sums
+from prequential.views.sheet import source_headings
 
 VOCABULARY, LENGTH = 20, 12
 
@@ -213,7 +216,7 @@ def test_rows_fed_again_are_replay_and_free(trainer_of):
     assert run.total.uncoded_tokens == 12
     assert run.total.raw_bytes == 2 * 12 * (LENGTH + 1)
     assert run.single_pass[0] == "no"
-    assert "replay_estimated" not in [event["event"] for event in run.events]
+    assert (run.grade, run.replay_error) == ("ideal", None)
 
 
 def test_new_rows_of_a_later_epoch_are_data(trainer_of):
@@ -259,7 +262,7 @@ def test_sums_are_kept_by_source(trainer_of, source):
 def test_a_compiled_batch_of_new_and_old_rows_is_an_estimate(trainer_of):
     """Wholly new and wholly repeated batches stay exact; a mixed one is split in proportion, and said."""
     rows = token_rows(12)
-    mixed = [0, 1, 2, 3, 0, 1, 4, 5, 2, 3, 4, 5]
+    places = [0, 1, 2, 3, 0, 1, 4, 5, 2, 3, 4, 5]
 
     class Compiled(Toy):
         def loss(self, batch):
@@ -270,9 +273,57 @@ def test_a_compiled_batch_of_new_and_old_rows_is_an_estimate(trainer_of):
         found, _ = run_of(trainer_of, Stream(rows, places), module)
         return found, [event["event"] for event in found.events]
 
-    run, events = run_over(mixed)
+    run, events = run_over(places)
     assert (run.total.coded_tokens, run.total.replayed_tokens) == (6 * LENGTH, 6 * LENGTH)
-    assert "replay_estimated" in events
+    assert events == ["replay_split"]
+    assert run.grade == "estimate"
+    mixed = run.intervals[1].tally  # the first batch was all new, the third all old
+    bound = math.ceil((mixed.nats + mixed.replayed_nats) / math.log(2) / 8)
+    assert run.replay_error == f"split in proportion, off by at most {bound:,} bytes"
+
+
+def test_a_compiled_batch_of_several_sources_is_an_estimate_by_source(trainer_of):
+    """The total stays exact; the sums by source are split in proportion, and said."""
+
+    class Compiled(Toy):
+        def loss(self, batch):
+            return super().loss([batch["x"], batch["y"]])
+
+    module = torch.compile(Compiled(), backend="aot_eager")
+    run, _ = run_of(trainer_of, Stream(token_rows(12), range(12)), module, source="source")
+    assert [event["event"] for event in run.events] == ["sources_split"]
+    assert run.grade == "ideal"
+    assert Tally.total(run.sources.values()).nats == pytest.approx(run.total.nats)
+    assert "source (estimates)" in [cell for cell in source_headings(run)]
+
+
+def test_more_rows_than_are_remembered_make_an_estimate_with_its_error(trainer_of, monkeypatch):
+    """Half of 200 rows come again, with room for 64: the book says so, and how far off that may be."""
+    monkeypatch.setattr(FirstExposures.__init__, "__defaults__", (64,))
+    places = [*range(200), *range(100)]
+    run, _ = run_of(trainer_of, Stream(token_rows(200), places))
+    sampling = run.end["row_sampling"]
+    assert run.grade == "estimate"
+    assert run.total.replayed_tokens == pytest.approx(100 * LENGTH, abs=4 * sampling["standard_error"])
+    assert sampling["tokens"] > 0
+    assert "an estimate for" in run.replay_error
+    assert run.total.rows_fingerprint != 0  # of the rows before there were too many: no identity of the data
+    assert run.total.coded_tokens + run.total.replayed_tokens == 300 * LENGTH
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "domain"}, "one value a row by source=, for 4 rows, got KeyError: 'domain'"),
+        ({"source": lambda batch: ["a"]}, "one value a row by source=, for 4 rows, got 1"),
+        ({"positions": lambda batch: torch.zeros(())}, "one value a row by positions=, for 4 rows, got TypeError"),
+    ],
+)
+def test_what_is_no_value_a_row_is_refused_before_anything_is_learnt(trainer_of, options, message):
+    """In one line, at the first micro-batch."""
+    with pytest.raises(MeasureError, match=message) as caught:
+        run_of(trainer_of, Stream(token_rows(8), range(8)), **options)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_loop_tells_replay_too():

@@ -58,6 +58,21 @@ def test_random_crops_of_a_corpus_are_noticed(trainer_of):
     assert "codes a stream, not the corpus" in reason
 
 
+def test_rows_known_to_come_again_are_no_news_to_the_passages(trainer_of):
+    """They are in the replay column: what is left is a pass over the corpus, and the reason says what came twice."""
+    rows = token_rows()
+    again = torch.cat([rows, rows[torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))]])
+    L.seed_everything(0)
+    monitor = CompressionMonitor(bundle=None, ledger="book.jsonl", repeats="replay")
+    trainer_of(monitor).fit(Toy(), DataLoader(TensorDataset(again[:, :-1], again[:, 1:]), batch_size=4))
+    run = read_book("book.jsonl")
+    assert run.end["repeats"]["share"] == 0.5
+    assert run.single_pass == (
+        "no",
+        [f"{ROWS * LENGTH:,} tokens were scored again after their first exposure, taken for replay, left out"],
+    )
+
+
 def test_a_second_epoch_is_replay_and_not_counted_again(trainer_of):
     """Its passages did come before, but they are in the replay column already."""
     run = run_over(token_rows(), trainer_of, max_epochs=2)

@@ -36,7 +36,9 @@ def read_events(path: Path, reading: Reading) -> Log:
 
 def _accumulator(path: Path) -> Any:
     try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped,unused-ignore]
+        from tensorboard.backend.event_processing.event_accumulator import (
+            EventAccumulator,
+        )
     except ImportError as error:
         raise SourceError(f"expected the tensorboard package, to read {path}: pip install tensorboard") from error
     everything = {"scalars": 0, "tensors": 0}
@@ -54,7 +56,7 @@ def _series(accumulator: Any, tag: str) -> tuple[Column, Column]:
         events = accumulator.Scalars(tag)
         values = [event.value for event in events]
     else:
-        from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped,unused-ignore]
+        from tensorboard.util.tensor_util import make_ndarray
 
         events = accumulator.Tensors(tag)
         try:

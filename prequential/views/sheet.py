@@ -76,7 +76,9 @@ def ratios(run: Run) -> list[Cells]:
 
 def source_headings(run: Run) -> Cells:
     """What the cells of `by_source` are."""
-    return "source", "coded", "raw bytes", "data code", f"bits/{'byte' if run.bytes_known else 'token'}"
+    split = any(event["event"] == "sources_split" for event in run.events)
+    rate = f"bits/{'byte' if run.bytes_known else 'token'}"
+    return "source (estimates)" if split else "source", "coded", "raw bytes", "data code", rate
 
 
 def by_source(run: Run) -> list[Cells]:
