@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from prequential.batches import in_rows
+
 # How far the tokens of a row may stand from the targets that they are: first where a language model has them.
 _SHIFTS = (-1, -2, -3, 0, 1, 2, 3)
 
@@ -28,9 +30,9 @@ class Alignment(NamedTuple):
 
     def of(self, parts: Sequence[Tensor]) -> Tensor:
         """Put one tensor a loss call into rows of shape (row_count, T)."""
-        if self.side_by_side:
-            return torch.cat([part.reshape(self.row_count, -1) for part in parts], dim=1)
-        return torch.cat([part.reshape(-1) for part in parts]).reshape(self.row_count, -1)
+        rows = in_rows(parts, self.row_count, side_by_side=self.side_by_side)
+        assert rows is not None  # they fitted when they were aligned
+        return rows
 
 
 def find_alignment(leaves: Sequence[Tensor], targets: Sequence[Tensor], kept: Sequence[Tensor]) -> Alignment | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -24,7 +25,22 @@ def tensors(batch: Any) -> list[Tensor]:
     return []
 
 
-class Coverage:
+def in_rows(parts: Sequence[Tensor], count: int, *, side_by_side: bool) -> Tensor | None:
+    """Put what several loss calls covered into rows, shape (count, T); None where it does not fit.
+
+    Args:
+        parts: A tensor for each call.
+        count: Number of rows.
+        side_by_side: Whether each call covers a piece of all rows; else the calls follow each other through the batch.
+    """
+    if not side_by_side:
+        parts = [torch.cat([part.reshape(-1) for part in parts])]
+    if any(part.numel() % count for part in parts):
+        return None
+    return torch.cat([part.reshape(count, -1) for part in parts], dim=1)
+
+
+class TargetCoverage:
     """Which tensors of the batches the loss covers, whole or but for a shift by one in each row.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prequential.batches import Coverage, tensors
+from prequential.batches import TargetCoverage, tensors
 from prequential.likelihoods import Scored
 
 # A returned loss this close to the masked mean, relatively, is the masked mean: float32 sums are rounded.
@@ -86,7 +86,7 @@ def is_first_pass_only(held: Sequence[Held], batch: Any) -> bool:
     """
     first = [call for call in held if not call.call.updated]
     later = [call for call in held if call.call.updated]
-    whole = Coverage(batch, sum(call.targets.numel() for call in first), bits=True).agrees
+    whole = TargetCoverage(batch, sum(call.targets.numel() for call in first), bits=True).agrees
     return bool(first and later) and all(any(_repeats(call, other, whole) for other in first) for call in later)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prequential.batches import Coverage, tensors
+from prequential.batches import TargetCoverage, tensors
 from prequential.capture import Declared, declared
 from prequential.errors import MeasureError
 from prequential.held import Call
@@ -43,7 +43,7 @@ class Route:
     fingerprint_scheme: str
     token_bytes: TokenBytes | None
     doubts: dict[str, str] = field(default_factory=dict)
-    coverage: Coverage | None = None
+    coverage: TargetCoverage | None = None
     disagreement: str = "not_likelihood"
     function: Callable[..., Any] | None = None
     loss_calls: Sequence[str] = ()
@@ -115,7 +115,7 @@ def settle_route(
     if measure not in ("auto", "capture"):
         raise MeasureError(f"expected 'nats' and 'tokens' from training_step, got {_described(outputs)}: {_CHOICES}")
     bits = any(call.name.startswith("binary") for call in calls) if calls else reading.vocab_size == 2
-    coverage = Coverage(batch, reading.tally.positions, bits=bits)
+    coverage = TargetCoverage(batch, reading.tally.positions, bits=bits)
     _refuse_unclear(reading, calls, coverage)
     route = Route("capture", reading.vocab_size, token_bytes is not None, "targets", token_bytes, coverage=coverage)
     route.loss_calls = [str(call) for call in calls]
@@ -129,7 +129,12 @@ def settle_route(
 
 
 def _compare_routes(
-    route: Route, reading: Reading, calls: Sequence[Call], coverage: Coverage, loss: Tensor | None, reduced_by: str
+    route: Route,
+    reading: Reading,
+    calls: Sequence[Call],
+    coverage: TargetCoverage,
+    loss: Tensor | None,
+    reduced_by: str,
 ) -> None:
     """Hold the captured nats, the returned loss and the targets of the batch against each other.
 
@@ -190,7 +195,7 @@ def _declared_route(sums: Declared, function: Callable[..., Any] | None, token_b
     )
 
 
-def _refuse_unclear(reading: Reading, calls: Sequence[Call], coverage: Coverage) -> None:
+def _refuse_unclear(reading: Reading, calls: Sequence[Call], coverage: TargetCoverage) -> None:
     seen = ", ".join(map(str, calls)) or f"{reading.calls or 'no'} compiled calls"
     if reading.not_understood:
         raise MeasureError(

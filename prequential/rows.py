@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prequential.batches import tensors
+from prequential.batches import in_rows, tensors
 from prequential.exposure import CAPACITY
 from prequential.hashing import mixed, polynomial
 from prequential.meter import Meter, Piece, as_integers
@@ -72,7 +72,7 @@ class RowLayout(NamedTuple):
 
     def rows(self, batch: Any, parts: Sequence[Tensor]) -> Tensor | None:
         """Put flat parts, one a loss call, into rows of shape (B, T); None where they do not fit."""
-        return _in_rows(parts, self.count(batch), side_by_side=self.side_by_side) if parts else None
+        return in_rows(parts, self.count(batch), side_by_side=self.side_by_side) if parts else None
 
     def length(self, batch: Any, pieces: Sequence[Piece]) -> int:
         """Targets in a row: those of the loss calls, or where these were not seen all that the row holds."""
@@ -96,7 +96,7 @@ def find_rows(batch: Any, pieces: Sequence[Piece], vocab_size: int | None, posit
         if not targets and positions in (leaf.numel(), leaf.numel() - leaf.numel() // leaf.shape[-1]):
             return RowLayout(place, True, _bits(batch, place, vocab_size))
         for side_by_side in (True, False) if targets else ():
-            if _holds(leaf, _in_rows(targets, len(leaf), side_by_side=side_by_side)):
+            if _holds(leaf, in_rows(targets, len(leaf), side_by_side=side_by_side)):
                 return RowLayout(place, side_by_side, _bits(batch, place, vocab_size))
     return None
 
@@ -131,14 +131,6 @@ def row_sums(
     summed = torch.where(torch.isfinite(summed.sum()), summed, uniform)
     raw_bytes = meter.bytes_of_rows(targets, kept).to(since.dtype)
     return RowSums(hashes, torch.stack([coded, raw_bytes, summed]), resolved=True)
-
-
-def _in_rows(parts: Sequence[Tensor], count: int, *, side_by_side: bool) -> Tensor | None:
-    if side_by_side:
-        fits = all(part.numel() % count == 0 for part in parts)
-        return torch.cat([part.reshape(count, -1) for part in parts], dim=1) if fits else None
-    flat = torch.cat([part.reshape(-1) for part in parts])
-    return flat.reshape(count, -1) if flat.numel() % count == 0 else None
 
 
 def _holds(leaf: Tensor, targets: Tensor | None) -> bool:

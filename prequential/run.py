@@ -100,7 +100,7 @@ class Run:
 
     @property
     def replay_error(self) -> str | None:
-        """How far the replay column may be off, and what is coded with it; None where every row was told for certain."""
+        """How far replay and code may be off against each other; None where all rows were told for certain."""
         end = self.end or {}
         sampled, split = end.get("row_sampling") or {}, end.get("row_split") or {}
         parts = []

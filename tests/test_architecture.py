@@ -44,7 +44,7 @@ ROOMS = {
     "uncoded": {"numpy", "torch"},
     "weights": {"errors", "torch"},
     "modes": {"torch"},
-    "alignment": {"torch"},
+    "alignment": {"batches", "torch"},
     "audit": {"errors"},
     "causality": {"alignment", "batches", "likelihoods", "torch"},
     "watch": {

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prequential.batches import Coverage
+from prequential.batches import TargetCoverage
 from prequential.capture import LossTap
 from prequential.errors import MeasureError
 from prequential.integrations.loop import Recording
@@ -376,10 +376,10 @@ def test_a_compiled_chunked_loss_beside_one_that_is_seen_is_noticed(beside, tmp_
 def test_coverage_is_told_from_shapes():
     """Whole tensors, rows without their first target, and batches that change their kind."""
     ids, labels = torch.zeros(3, 10, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
-    coverage = Coverage((ids, labels), 27, bits=False)
+    coverage = TargetCoverage((ids, labels), 27, bits=False)
     assert (coverage.agrees, coverage.larger, coverage.sizes) == (True, None, [30, 3])
-    assert Coverage((ids, labels), 3, bits=False).larger == 30
-    assert not Coverage((ids, labels), 26, bits=False).agrees
+    assert TargetCoverage((ids, labels), 3, bits=False).larger == 30
+    assert not TargetCoverage((ids, labels), 26, bits=False).agrees
     coverage.observe((ids, labels))
     coverage.observe((ids[:2, :7], labels[:2]))
     assert coverage.take() == [27 + 12]

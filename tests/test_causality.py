@@ -163,7 +163,10 @@ def test_only_targets_that_count_are_held_against_each_other():
 def test_weights_and_smoothing_of_the_loss_change_no_finding():
     """Scores are those of the plain model."""
     weight = torch.linspace(0, 1, VOCABULARY)
-    step = lambda batch: F.cross_entropy(causal(batch[0]).flatten(0, 1), batch[1].flatten(), weight, False)  # noqa: E731
+
+    def step(batch):
+        return F.cross_entropy(causal(batch[0]).flatten(0, 1), batch[1].flatten(), weight, False)
+
     plain = audited(pairs_step(causal), [TOKENS[:, :-1], TOKENS[:, 1:]])
     assert audited(step, [TOKENS[:, :-1], TOKENS[:, 1:]]).later_nats == pytest.approx(plain.later_nats, rel=1e-5)
 
@@ -186,8 +189,8 @@ def test_labels_that_the_model_is_not_given_pass():
     pictures = torch.randn(8, 20, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(8)
     assert audited(lambda batch: F.cross_entropy(batch[0], batch[1]), [pictures, labels]).causal is True
-    sees = lambda batch: F.cross_entropy(batch[0] + F.one_hot(batch[1], 20), batch[1])  # noqa: E731
-    assert audited(sees, [pictures, labels]).causal is False
+    finding = audited(lambda batch: F.cross_entropy(batch[0] + F.one_hot(batch[1], 20), batch[1]), [pictures, labels])
+    assert finding.causal is False
 
 
 def test_masked_tokens_that_the_model_is_not_given_pass():
@@ -237,8 +240,8 @@ def test_what_cannot_be_audited_says_why():
     assert (finding.causal, "does not show" in finding.message, finding.blind) == (None, True, False)
     assert audited(lambda batch: None, [TOKENS]).causal is None
     pieces = iter([1, 3])
-    changing = lambda batch: [pairs_step(causal)(batch) for _ in range(next(pieces))]  # noqa: E731
-    finding = audited(changing, [TOKENS[:, :-1], TOKENS[:, 1:]])
+    batch = [TOKENS[:, :-1], TOKENS[:, 1:]]
+    finding = audited(lambda given: [pairs_step(causal)(given) for _ in range(next(pieces))], batch)
     assert (finding.causal, "other targets are scored" in finding.message) == (None, True)
     finding = audited(pairs_step(lambda tokens: causal(tokens) / 0), [TOKENS[:, :-1], TOKENS[:, 1:]])
     assert (finding.causal, "not all scores are finite" in finding.message) == (None, True)

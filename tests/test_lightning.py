@@ -459,6 +459,16 @@ def test_books_are_never_overwritten(trainer_of, tmp_path):
     assert books == ["prequential", "prequential-2"]
 
 
+def test_a_named_book_that_exists_is_refused_before_anything_is_learnt(trainer_of):
+    """Rather than a run that nobody records."""
+    trainer_of(monitor(ledger="mine")).fit(Toy(), loader())
+    module = Toy()
+    before = module.head.weight.clone()
+    with pytest.raises(MeasureError, match="expected a new path for the book, got the existing mine"):
+        trainer_of(monitor(ledger="mine")).fit(module, loader())
+    assert torch.equal(module.head.weight, before)
+
+
 def test_the_bundle_lies_beside_the_book_and_is_charged(trainer_of):
     """The file beside the book has the size that the description length holds."""
     from prequential import Bundle

@@ -294,7 +294,7 @@ def test_a_compiled_batch_of_several_sources_is_an_estimate_by_source(trainer_of
     assert [event["event"] for event in run.events] == ["sources_split"]
     assert run.grade == "ideal"
     assert Tally.total(run.sources.values()).nats == pytest.approx(run.total.nats)
-    assert "source (estimates)" in [cell for cell in source_headings(run)]
+    assert "source (estimates)" in source_headings(run)
 
 
 def test_more_rows_than_are_remembered_make_an_estimate_with_its_error(trainer_of, monkeypatch):

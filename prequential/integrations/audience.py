@@ -1,4 +1,4 @@
-"""Who follows a run beside its book: a W&B run, and functions."""
+"""Who follows a run beside its book: W&B runs, the loggers of a framework, and functions."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ class Audience:
     """Hands live values on; whoever fails is named in a warning once, and left alone from then on.
 
     Args:
-        wandb_run: A W&B run, or None.
+        wandb_runs: W&B runs, which get x-axes, a summary, and book and bundle as an artifact; their rows come from one
+            of the functions.
         publish: Functions that get quantities by name, and the number of optimiser steps so far.
+        failed: Called with a sentence about whoever failed.
     """
 
-    def __init__(self, wandb_run: Any, publish: Sequence[Publish]) -> None:
-        self._wandb_run, self._functions = wandb_run, publish
+    def __init__(
+        self, wandb_runs: Sequence[Any], publish: Sequence[Publish], failed: Callable[[str], None] | None = None
+    ) -> None:
+        self._wandb_runs, self._functions, self._failed = wandb_runs, publish, failed
         self._silenced: set[int] = set()
         self._declared = set(REGISTRY)
-        self.facts = {"wandb": None if wandb_run is None else door_to_wandb.identity(wandb_run)}
+        self.facts = {"wandb": door_to_wandb.identity(wandb_runs[0]) if wandb_runs else None}
 
     def begin(self) -> None:
         """Declare the metrics, before the first row."""
@@ -35,20 +39,20 @@ class Audience:
     def publish(self, values: dict[str, float | int], steps: int) -> None:
         """Pass on the values of one log point."""
         new, self._declared = set(values) - self._declared, self._declared | set(values)  # sums by source, for instance
-        self._tell_wandb(door_to_wandb.declare, sorted(new))
-        self._tell_wandb(lambda run: run.log(door_to_wandb.prefixed(values)))
+        if new:
+            self._tell_wandb(door_to_wandb.declare, sorted(new))
         for function in self._functions:
             self._tell(function, function, values, steps)
 
     def end(self, run: Run, files: list[Path]) -> None:
-        """Leave summary, book and bundle with the W&B run."""
+        """Leave summary, book and bundle with the W&B runs."""
         facts = door_to_wandb.headline(run)
         self._tell_wandb(door_to_wandb.summarize, facts)
         self._tell_wandb(door_to_wandb.attach, files, facts)
 
     def _tell_wandb(self, call: Callable[..., Any], *args: Any) -> None:
-        if self._wandb_run is not None:
-            self._tell(self._wandb_run, call, self._wandb_run, *args)
+        for run in self._wandb_runs:
+            self._tell(run, call, run, *args)
 
     def _tell(self, follower: Any, call: Callable[..., Any], *args: Any) -> None:
         if id(follower) in self._silenced:
@@ -58,4 +62,27 @@ class Audience:
         except Exception as error:
             self._silenced.add(id(follower))
             name = getattr(follower, "__name__", type(follower).__name__)
-            warn(f"{name} failed and gets no more values: {type(error).__name__}: {error}")
+            message = f"{name} failed and gets no more values: {type(error).__name__}: {error}"
+            warn(message)
+            if self._failed is not None:
+                self._failed(message)
+
+
+def rows_for(logger: Any) -> Publish:
+    """Give a logger of Lightning, or of Fabric, the live values; its rows are numbered from 0."""
+
+    def rows(values: dict[str, float | int], steps: int) -> None:
+        logger.log_metrics(door_to_wandb.prefixed(values), steps - 1)
+
+    rows.__name__ = type(logger).__name__
+    return rows
+
+
+def rows_of(wandb_run: Any) -> Publish:
+    """Log the live values to a W&B run itself, without a step: they have an x-axis of their own."""
+
+    def rows(values: dict[str, float | int], steps: int) -> None:
+        wandb_run.log(door_to_wandb.prefixed(values))
+
+    rows.__name__ = "W&B"
+    return rows

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 
-from prequential.integrations.session import book_in, new_book
+from prequential.integrations.session import new_book
 from prequential.integrations.wandb import identity
 
 
@@ -57,7 +57,7 @@ def book_path(trainer: pl.Trainer, ledger: str | os.PathLike[str] | None) -> Pat
         trainer: The trainer, for its loggers.
         ledger: A file name that ends in ``.jsonl``, or a folder, or None for the default.
     """
-    return new_book(None, _log_directory(trainer) / "prequential") if ledger is None else book_in(ledger)
+    return new_book(ledger, _log_directory(trainer) / "prequential")
 
 
 def _log_directory(trainer: pl.Trainer) -> Path:

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.fabric import Fabric
-from lightning.fabric.loggers.logger import Logger
 from lightning.pytorch.loggers import WandbLogger
 
 from prequential.errors import MeasureError
-from prequential.integrations.audience import Publish
+from prequential.integrations.audience import rows_for
 from prequential.integrations.circumstances import seed
 from prequential.integrations.loop import Recording
-from prequential.integrations.wandb import prefixed
 
 
 def recording(
@@ -51,15 +49,7 @@ def recording(
         config={"seed": facts["seed"], "precision": facts["precision"], **(config or {})},
         device=fabric.device,
         wandb_run=wandb_runs[0] if wandb_runs else None,
-        publish=[_rows_for(logger) for logger in fabric.loggers if not isinstance(logger, WandbLogger)],
+        publish=[rows_for(logger) for logger in fabric.loggers if not isinstance(logger, WandbLogger)],
         facts=facts,
         **options,
     )
-
-
-def _rows_for(logger: Logger) -> Publish:
-    def rows(values: dict[str, float | int], steps: int) -> None:
-        logger.log_metrics(prefixed(values), steps - 1)
-
-    rows.__name__ = type(logger).__name__
-    return rows

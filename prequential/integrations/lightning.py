@@ -15,9 +15,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from prequential.codelength import REGISTRY
-from prequential.errors import Harmless, MeasureError, warn
-from prequential.integrations import wandb as door_to_wandb
+from prequential.errors import Harmless, MeasureError
+from prequential.integrations.audience import Audience, rows_for
 from prequential.integrations.circumstances import (
     book_path,
     circumstances,
@@ -26,6 +25,7 @@ from prequential.integrations.circumstances import (
 from prequential.integrations.feeding import draws_once, dropped_rows
 from prequential.integrations.passes import CausalityAudit
 from prequential.integrations.session import Options, Session
+from prequential.integrations.wandb import prefixed
 from prequential.recorder import Recorder
 from prequential.rehearsal import rehearsal
 from prequential.run import Run
@@ -120,8 +120,7 @@ class CompressionMonitor(pl.Callback):
         self._path: Path | None = None
         self._first_call = True
         self._last_global_step = 0
-        self._silenced: set[int] = set()
-        self._declared: set[str] = set()
+        self._audience: Audience | None = None
 
     @property
     def recorder(self) -> Recorder | None:
@@ -144,16 +143,15 @@ class CompressionMonitor(pl.Callback):
                 f"expected one process, got {trainer.world_size}: this version counts the tokens of one process only, "
                 "train with devices=1 or leave the monitor out"
             )
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                self._shielded(logger, door_to_wandb.declare_metrics, logger.experiment)
+        wandb_runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        self._audience = Audience(wandb_runs, [rows_for(logger) for logger in trainer.loggers], self._note_failure)
+        self._audience.begin()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the training program and begin to record."""
         if self._stands_back(trainer):
             return
         self._path = book_path(trainer, self.ledger)
-        self._silenced, self._declared = set(), set(REGISTRY)
         self._last_global_step = trainer.global_step
         self._session = Session(
             self.options,
@@ -265,15 +263,12 @@ class CompressionMonitor(pl.Callback):
         vars(trainer.strategy).pop("training_step", None)
         if self.causality is not None:
             self.causality.tell(session.recorder)
-        session.finish(error, lambda run, files: self._summarize(trainer, run, files))
+        session.finish(error, self._summarize)
         self._session = None
 
     def _publish(self, trainer: pl.Trainer, values: dict[str, float | int], steps: int) -> None:
-        new, self._declared = set(values) - self._declared, self._declared | set(values)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and new:
-                self._shielded(logger, door_to_wandb.declare, logger.experiment, sorted(new))
-            self._shielded(logger, logger.log_metrics, _prefixed(values), steps - 1)
+        if self._audience is not None:
+            self._audience.publish(values, steps)
         shown = {"compressed_MB": values["compressed_bytes"] / 1e6}
         ratio = values.get("compression_ratio", values.get("uniform_ratio"))
         if ratio is not None:
@@ -281,28 +276,16 @@ class CompressionMonitor(pl.Callback):
         # Straight into the trainer's tables: `self.log` rounds to float32 and takes a millisecond a name.
         trainer.progress_bar_metrics.update(shown)
         trainer.callback_metrics.update(
-            {name: torch.tensor(value, dtype=torch.float64) for name, value in _prefixed(values).items()}
+            {name: torch.tensor(value, dtype=torch.float64) for name, value in prefixed(values).items()}
         )
 
-    def _shielded(self, logger: Any, call: Callable[..., Any], *args: Any) -> None:
-        """Call a logger; at its first failure warn, and leave it alone from then on."""
-        if id(logger) in self._silenced:
-            return
-        try:
-            call(*args)
-        except Exception as error:
-            self._silenced.add(id(logger))
-            message = f"{type(logger).__name__} failed and gets no more values: {type(error).__name__}: {error}"
-            warn(message)
-            if self.recorder is not None:
-                self.recorder.note("logger_failed", message)
+    def _note_failure(self, message: str) -> None:
+        if self.recorder is not None:
+            self.recorder.note("logger_failed", message)
 
-    def _summarize(self, trainer: pl.Trainer, run: Run, files: list[Path]) -> None:
-        facts = door_to_wandb.headline(run)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                self._shielded(logger, door_to_wandb.summarize, logger.experiment, facts)
-                self._shielded(logger, door_to_wandb.attach, logger.experiment, files, facts)
+    def _summarize(self, run: Run, files: list[Path]) -> None:
+        if self._audience is not None:
+            self._audience.end(run, files)
         for line in run.summary():
             rank_zero_info(f"prequential: {line}")
 
@@ -328,7 +311,3 @@ def _reruns(module: pl.LightningModule) -> bool:
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = vars(trainer)["callbacks"]
     return callbacks
-
-
-def _prefixed(values: Mapping[str, float | int]) -> dict[str, float | int]:
-    return {door_to_wandb.PREFIX + name: value for name, value in values.items()}

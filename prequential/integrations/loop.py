@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from prequential.integrations.audience import Audience, Publish
+from prequential.integrations.audience import Audience, Publish, rows_of
 from prequential.integrations.session import Options, Session, new_book
 from prequential.ledger import read_book
 from prequential.run import Run
@@ -56,7 +56,9 @@ class Recording:
         **options: Any,
     ) -> None:
         self.book = new_book(ledger)
-        self._audience = Audience(wandb_run, [publish] if callable(publish) else publish)
+        functions = [publish] if callable(publish) else list(publish)
+        wandb_runs = [] if wandb_run is None else [wandb_run]
+        self._audience = Audience(wandb_runs, [*map(rows_of, wandb_runs), *functions])
         self._steps = 0
         self._session = Session(
             Options(**options),
@@ -105,7 +107,7 @@ class Recording:
         self._recorder.step_done(self._steps)
 
     def epoch(self) -> None:
-        """End an epoch: what follows has been coded already, and is replay."""
+        """End an epoch: rows that come again are replay; where rows do not tell, all that follows is."""
         self._recorder.epoch_done()
         self._recorder.replay = True
 

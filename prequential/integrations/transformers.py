@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from prequential.errors import Harmless, MeasureError
-from prequential.integrations.audience import Audience, Publish
+from prequential.integrations.audience import Audience, Publish, rows_of
 from prequential.integrations.feeding import loader_draws_once, loader_drops
 from prequential.integrations.session import Options, Session, new_book
 from prequential.integrations.wandb import prefixed
@@ -93,10 +94,9 @@ class CompressionCallback(TrainerCallback):
         self._finish(RuntimeError("training began again before it had ended"))
         self.book = new_book(self.ledger, Path(args.output_dir) / "prequential")
         self._shown = {}
-        self._audience = Audience(
-            getattr(sys.modules.get("wandb"), "run", None),
-            [lambda values, steps: self._show(state, values), *self._publish],
-        )
+        wandb_run = getattr(sys.modules.get("wandb"), "run", None)
+        wandb_runs = [] if wandb_run is None else [wandb_run]
+        self._audience = Audience(wandb_runs, [*map(rows_of, wandb_runs), partial(self._show, state), *self._publish])
         self._session = Session(
             self.options,
             path=self.book,
@@ -200,7 +200,7 @@ class CompressionCallback(TrainerCallback):
         if batch is not None and self._session is not None:
             self._session.recorder.observe(self._module, batch, outputs)
 
-    def _show(self, state: Any, values: dict[str, float | int]) -> None:
+    def _show(self, state: Any, values: dict[str, float | int], steps: int) -> None:
         state.log_history.append({**prefixed(values), "epoch": state.epoch, "step": state.global_step})
         ratio = "compression_ratio" if "compression_ratio" in values else "uniform_ratio"
         self._shown = {"compressed_MB": values["compressed_bytes"] / 1e6}

@@ -1,6 +1,6 @@
 """How good forecasts of published runs are: every run from 10 % and 30 %, as a page of the documentation.
 
-Run ``python tests/benchmarks/forecast_table.py`` to write docs/reference/forecast-table.md again. With
+Run ``python tests/forecast_table.py`` to write docs/reference/forecast-table.md again. With
 ``--cross-check`` it prints instead how the constants of the interval fare on runs they were not chosen on.
 """
 
@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from loss_curves import Curve, published
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+from prequential.codelength import nats_to_bits
+from prequential.forecast import Assumptions, forecast
 
-from loss_curves import Curve, published  # noqa: E402
-
-from prequential.codelength import nats_to_bits  # noqa: E402
-from prequential.forecast import Assumptions, forecast  # noqa: E402
-
-PAGE = ROOT / "docs" / "reference" / "forecast-table.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "forecast-table.md"
 SHARES = (0.1, 0.3)
 CHECKED_SHARES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 CANDIDATES = [(misfit, distance) for misfit in (0.002, 0.003, 0.004, 0.006, 0.01) for distance in (0.05, 0.1, 0.2)]
@@ -83,7 +79,7 @@ def page(curves: list[Curve]) -> str:
     """The result table."""
     parts = [
         "# Forecasts of published runs\n",
-        "Written by `python tests/benchmarks/forecast_table.py`. How the forecast works, and how its constants were "
+        "Written by `python tests/forecast_table.py`. How the forecast works, and how its constants were "
         "checked, is in [how a run is forecast](../explanation/forecast.md).\n",
         "The truth is the sum of loss times tokens over all rows of the log, in megabytes of code length; the schedule "
         "of the learning rate is not told. The interval is the one for 90 %.\n",
