@@ -11,8 +11,6 @@ that no method raises: a failure of the instrument warns, marks the book incompl
 from __future__ import annotations
 
 import functools
-import math
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,12 +18,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor
 
+from prequential.account import Account
 from prequential.capture import LossTap
-from prequential.codelength import Tally, quantities
+from prequential.codelength import Tally
+from prequential.columns.replay import RowPlan
+from prequential.columns.watch import BatchWatch, Columns, Watched, facts_of
 from prequential.errors import MeasureError, warn
-from prequential.ledger import Ledger
-from prequential.live import interval_values, source_values
-from prequential.meter import Meter, Sums, read_sums
+from prequential.meter import Meter, Reading, Sums, read_sums
 from prequential.remarks import (
     SCORED_AFTER_UPDATE,
     not_likelihood,
@@ -33,11 +32,9 @@ from prequential.remarks import (
     returned_loss,
     uncovered,
 )
-from prequential.replay import RowPlan
 from prequential.rescore import DifferenceEstimator
 from prequential.route import Route, settle_route
 from prequential.tokenbytes import TokenBytes
-from prequential.watch import BatchWatch, Columns, Watched, facts_of
 
 # Intervals of the book grow to this share of what has been seen.
 _INTERVAL_SHARE = 0.01
@@ -114,19 +111,15 @@ class Recorder:
         plan: RowPlan | None = None,
         remarks: Mapping[str, str] | None = None,
     ) -> None:
-        self.path, self.measure, self.every_n_steps, self.publish = path, measure, every_n_steps, publish
+        self.measure, self.every_n_steps, self.publish = measure, every_n_steps, publish
+        self.account = Account(path, header=header, charges=charges, remarks=remarks or {}, bundle_bytes=bundle_bytes)
         self.route: Route | None = None
         self.failure: str | None = None
         self.replay = False
         self.rescoring: DifferenceEstimator | None = None
-        self.total = Tally()
-        self.sources: dict[str, Tally] = {}
         self.steps = 0
-        self._header, self._token_bytes, self.bundle_bytes = dict(header), token_bytes, bundle_bytes
-        self._ledger: Ledger | None = None
-        self._device, self._charges = device, dict(charges)
+        self._token_bytes, self._device = token_bytes, device
         self._plan = plan or RowPlan()
-        self._remarks = dict(remarks or {})
         self._meter = self._new_meter()
         self._watch: BatchWatch | None = None
         self._tap: LossTap | None = LossTap(self._meter, hold=True) if measure in ("auto", "capture") else None
@@ -134,10 +127,6 @@ class Recorder:
         self._steps_in_interval = 0
         self._batches_in_interval = 0
         self._check: tuple[Tensor, Sums] | None = None
-        self._at_last_log = Tally()
-        self._last_step = 0
-        self._said: set[str] = set()
-        self._began = time.monotonic()
 
     # -- during training ----------------------------------------------------------------------------------------
 
@@ -162,7 +151,7 @@ class Recorder:
         if self.route is not None and self.route.coverage is not None:
             self.route.coverage.observe(batch)
         if self._tap is not None and self._tap.late:
-            self._note("scored_after_update", SCORED_AFTER_UPDATE)
+            self.account.note("scored_after_update", SCORED_AFTER_UPDATE)
         loss = returned_loss(outputs)
         if self._batches_in_interval == 0 and loss is not None:
             self._check = (loss, self._meter.peek())
@@ -189,7 +178,7 @@ class Recorder:
             step: The framework's own number of the optimiser step, for the book.
         """
         self.steps += 1
-        self._last_step = step
+        self.account.step = step
         self._steps_in_interval += 1
         early = self.steps < self.every_n_steps and self.steps & (self.steps - 1) == 0
         if early or self.steps % self.every_n_steps == 0:
@@ -210,26 +199,27 @@ class Recorder:
         said. Their bytes are not counted.
         """
         self._log_point()
-        length = self._watch.row_tokens(self.total) if self._watch is not None else None
-        if length is None or not self._vocab_size:
-            self._note("dropped", f"{rows:,} rows of the data were never fed: they are no part of what is described")
+        length = self._watch.row_tokens(self.account.total) if self._watch is not None else None
+        if length is None or not self.account.vocab_size:
+            self.account.note(
+                "dropped", f"{rows:,} rows of the data were never fed: they are no part of what is described"
+            )
             return
-        tally = Tally(uncoded_tokens=rows * length, uncoded_nats=rows * length * math.log(self._vocab_size))
-        self.total += tally
-        self._opened().sums(self._last_step, tally, time.monotonic() - self._began)
-        self._note("dropped", f"{rows:,} rows ({rows * length:,} tokens) were never fed: charged by the uniform code")
+        self.account.add_uncoded(rows * length)
+        self.account.note(
+            "dropped", f"{rows:,} rows ({rows * length:,} tokens) were never fed: charged by the uniform code"
+        )
 
     @_shielded
     def note(self, event: str, message: str) -> None:
         """Put an event on the book, once a kind."""
-        self._note(event, message)
+        self.account.note(event, message)
 
     @_shielded
     def checkpoint(self) -> None:
         """Make the book durable up to here."""
         self._log_point()
-        if self._ledger is not None:
-            self._ledger.sync()
+        self.account.sync()
 
     def finish(self, status: str, **facts: Any) -> None:
         """Write what is left and the end line; never raises.
@@ -239,38 +229,14 @@ class Recorder:
             facts: More for the end line (a bundle that grew).
         """
         self._finish_log_point()
-        if self._ledger is None:
+        if not self.account.is_open:
             return
-        message = self._watch.verdict(self.total) if self._watch is not None else None
+        message = self._watch.verdict(self.account.total) if self._watch is not None else None
         if message is not None:
             self.note("not_single_pass", message)
-        facts = {**facts_of(self._watch), **self._rescored(), **facts}
-        try:
-            if self.failure is not None:
-                message = f"the recording stopped: {self.failure}"
-                self._ledger.event("incomplete", message, step=self._last_step)
-            complete = self.failure is None and not self._said & {"missed", "not_understood"}
-            self._ledger.end(self._last_step, status, self.total, complete=complete, **facts)
-        except (OSError, ValueError) as error:
-            warn(f"the end of the book {self.path} could not be written: {error}")
-        finally:
-            self._ledger.close()
-
-    def measured(self) -> dict[str, float | int | None]:
-        """Quantities of the registry, over what has reached the host."""
-        return quantities(
-            self.total,
-            bundle_bytes=self.bundle_bytes or 0,
-            bytes_known=bool(self.route and self.route.bytes_known),
-            vocab_size=self._vocab_size,
-            choice_bits=sum(self._charges.values()),
-        )
+        self.account.end(status, self.failure, **facts_of(self._watch), **self._rescored(), **facts)
 
     # -- inside ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _vocab_size(self) -> int | None:
-        return self.route.vocab_size if self.route else None
 
     def _new_meter(self) -> Meter:
         table = None if self._token_bytes is None else self._token_bytes.table.tolist()
@@ -304,15 +270,16 @@ class Recorder:
         if self._watch.rows is not None:
             self._watch.rows.check(batch)
         self.route = route
+        self.account.settle({**route.header(), "repeats": "replay" if self._watch.tells_replay else "data"})
         if self._watch.rows is None and (self._plan.source or self._plan.positions):
-            self._note("no_rows", _NO_ROWS)
+            self.account.note("no_rows", _NO_ROWS)
         for event, message in route.doubts.items():
-            self._note(event, message)
+            self.account.note(event, message)
 
     def _close_interval(self) -> None:
         if self._batches_in_interval:
             loss, first_batch = self._check or (None, None)
-            elapsed_s = time.monotonic() - self._began
+            elapsed_s = self.account.elapsed_s
             watched = self._watch.take() if self._watch is not None else None
             coverage = self.route.coverage if self.route is not None else None
             expected = coverage.take() if coverage is not None else []
@@ -320,7 +287,7 @@ class Recorder:
             differences = self.rescoring.take() if self.rescoring is not None else None
             self._waiting.append(
                 _Waiting(
-                    self._last_step, elapsed_s, self.replay, sums, watched, loss, first_batch, expected, differences
+                    self.account.step, elapsed_s, self.replay, sums, watched, loss, first_batch, expected, differences
                 )
             )
         self._steps_in_interval = self._batches_in_interval = 0
@@ -332,23 +299,22 @@ class Recorder:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        ledger = self._opened()
         for interval, reading in zip(waiting, read_sums([interval.sums for interval in waiting]), strict=True):
-            tally, sources, estimates = self._in_columns(interval, reading.tally)
-            self.total += tally
-            self.sources = {
-                name: self.sources.get(name, Tally()) + sources.get(name, Tally()) for name in self.sources | sources
-            }
-            ledger.sums(interval.step, tally, interval.elapsed_s, sources)
-            if self.rescoring is not None and interval.differences is not None:
-                self.rescoring.count(interval.differences, tally)
-            for event, message in [*estimates.items(), *remarks_on(reading, interval.step, self._vocab_size)]:
-                self._note(event, message)
-            missing = uncovered(reading.tally.positions, interval.expected, interval.step)
-            if missing is not None:
-                self._note("uncovered", missing)
+            self._account_for(interval, reading)
         self._compare_losses(waiting)
-        self._publish()
+        self.publish(self.account.live(), self.steps)
+
+    def _account_for(self, interval: _Waiting, reading: Reading) -> None:
+        tally, sources, estimates = self._in_columns(interval, reading.tally)
+        self.account.add(interval.step, interval.elapsed_s, tally, sources)
+        if self.rescoring is not None and interval.differences is not None:
+            self.rescoring.count(interval.differences, tally)
+        remarks = [*estimates.items(), *remarks_on(reading, interval.step, self.account.vocab_size)]
+        missing = uncovered(reading.tally.positions, interval.expected, interval.step)
+        if missing is not None:
+            remarks.append(("uncovered", missing))
+        for event, message in remarks:
+            self.account.note(event, message)
 
     def _in_columns(self, interval: _Waiting, tally: Tally) -> Columns:
         if self._watch is not None and interval.watched is not None:
@@ -362,32 +328,11 @@ class Recorder:
     def _rescored(self) -> dict[str, Any]:
         if self.rescoring is None or self.failure is not None:
             return {}
-        found = self.rescoring.estimate(self.total.nats)
+        found = self.rescoring.estimate(self.account.total.nats)
         if isinstance(found, str):
             self.note("not_rescored", found)
             return {}
         return {"rescored": found._asdict()}
-
-    def _opened(self) -> Ledger:
-        if self._ledger is None:
-            assert self.route is not None
-            repeats = "replay" if self._watch is not None and self._watch.tells_replay else "data"
-            self._ledger = Ledger(self.path, {**self._header, **self.route.header(), "repeats": repeats})
-            for name, bits in self._charges.items():
-                self._ledger.charge(name, bits)
-            for event, message in self._remarks.items():
-                self._note(event, message)
-        return self._ledger
-
-    def _publish(self) -> None:
-        bytes_known = bool(self.route and self.route.bytes_known)
-        values = {
-            **self.measured(),
-            **interval_values(self.total, self._at_last_log, bytes_known=bytes_known),
-            **source_values(self.sources, bytes_known=bytes_known),
-        }
-        self._at_last_log = self.total
-        self.publish({name: value for name, value in values.items() if value is not None}, self.steps)
 
     def _compare_losses(self, waiting: list[_Waiting]) -> None:
         """Hold the loss that the step returned against the captured nats of the same micro-batch."""
@@ -397,14 +342,7 @@ class Recorder:
             event = self.route.disagreement if self.route is not None else "not_likelihood"
             message = not_likelihood(loss, reading.tally, step, masks=event == "disagree") if loss is not None else None
             if message is not None:
-                self._note(event, message)
-
-    def _note(self, event: str, message: str) -> None:
-        if event in self._said:
-            return
-        self._said.add(event)
-        self._opened().event(event.split(" at ")[0], message, step=self._last_step)
-        warn(message)
+                self.account.note(event, message)
 
     def _fail(self, error: Exception) -> None:
         self.failure = f"{type(error).__name__}: {error}"

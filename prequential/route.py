@@ -10,8 +10,8 @@ from torch import Tensor
 
 from prequential.batches import TargetCoverage, tensors
 from prequential.capture import Declared, declared
+from prequential.capture.held import Call
 from prequential.errors import MeasureError
-from prequential.held import Call
 from prequential.meter import Meter, Reading
 from prequential.remarks import MARK_MASKED, is_one_of, not_likelihood, returned_loss
 from prequential.tokenbytes import TokenBytes

@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from toys import VOCABULARY, Toy, loader, rows
 
-from prequential import CompressionMonitor, causality
+from prequential import CompressionMonitor
 from prequential.causality import audited
+from prequential.causality.audit import _scored
 from prequential.errors import MeasureError
 from prequential.ledger import read_book
 
@@ -228,7 +229,7 @@ def test_a_model_that_looks_at_nothing_yet_is_not_called_causal():
 def test_ignored_targets_have_no_score_wherever_the_id_is_given():
     """The slot at the end of each row is ignored by the script, so it is ignored here."""
     step, batch = LAYOUTS["positional"]
-    (call,) = causality._scored(step(causal), batch, None)
+    (call,) = _scored(step(causal), batch, None)
     nats = call.nats.view(8, 16)
     assert torch.equal(nats[:, -1], torch.zeros(8, dtype=nats.dtype))
     assert (nats[:, :-1] > 0).all()

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import VOCABULARY, Toy
 
 from prequential import CompressionMonitor
-from prequential.coverage import Coverage
+from prequential.identity.coverage import Coverage
 from prequential.ledger import read_book
 
 calls = st.lists(st.tuples(st.lists(st.integers(0, 40), max_size=6), st.integers(1, 12)), max_size=6)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prequential import exposure
-from prequential.exposure import FirstExposures
+from prequential.identity import exposure
+from prequential.identity.exposure import FirstExposures
 
 
 def hashes(values, seed=0):

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prequential import identity
-from prequential.identity import PassageAudit, Repeats, passage_tokens
+from prequential.identity import passages
+from prequential.identity.passages import PassageAudit, Repeats, passage_tokens
 
 VOCABULARY = 1000
 
@@ -34,7 +34,7 @@ def test_a_passage_is_worth_2048_bits():
 def test_a_hash_is_that_of_the_polynomial_whatever_stands_before():
     """The second route: Horner's scheme in exact integers, then splitmix64's finaliser."""
     row = tokens(40)
-    found = identity._passage_hashes(row[None], 16)
+    found = passages._passage_hashes(row[None], 16)
     for start in range(25):
         value = 0
         for token in reversed(row[start : start + 16].tolist()):
@@ -50,7 +50,7 @@ def test_the_sample_is_fair_and_complete():
     rows = tokens(64 * 2000).view(64, 2000)
     audit = PassageAudit(16)
     sample = {h for h in audit.sample(rows).tolist() if h + 2**63 < 2**64 // 64}
-    every = {h for h in identity._passage_hashes(rows, 16).tolist() if h + 2**63 < 2**64 // 64}
+    every = {h for h in passages._passage_hashes(rows, 16).tolist() if h + 2**63 < 2**64 // 64}
     assert sample == every
     assert len(every) == pytest.approx(64 * 1985 / 64, rel=0.1)
 
@@ -110,7 +110,7 @@ def test_padding_is_no_repeated_passage():
 
 def test_a_full_memory_halves_the_sample_and_stays_fair(monkeypatch):
     """With room for 200 passages the share is still found."""
-    monkeypatch.setattr(identity, "_KEPT", 200)
+    monkeypatch.setattr(passages, "_KEPT", 200)
     audit = PassageAudit(16)
     rows = tokens(128_000).view(128, 1000)
     for batch in [*rows.split(2), *rows.split(2)]:
@@ -125,8 +125,8 @@ def test_a_passage_hashes_the_same_wherever_it_stands(length, rows, seed):
     passage = tokens(length, seed)
     around = tokens(rows * 200, seed + 1).view(rows, 200).clone()
     around[rows - 1, 50 : 50 + length] = passage
-    alone = identity._passage_hashes(passage[None], length)[0]
-    assert alone in identity._passage_hashes(around, length)
+    alone = passages._passage_hashes(passage[None], length)[0]
+    assert alone in passages._passage_hashes(around, length)
 
 
 def test_sampling_does_not_wait_for_the_device(monkeypatch):

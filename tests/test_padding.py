@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prequential.padding import Padding
+from prequential.columns.padding import Padding
 
 PAD = 0
 

@@ -13,11 +13,11 @@ from toys import Toy
 from prequential import CompressionMonitor, Recording
 from prequential.capture import LossTap
 from prequential.codelength import Tally
+from prequential.columns.rows import LEAST_BITS, find_rows, row_hashes, row_sums
 from prequential.errors import MeasureError
-from prequential.exposure import FirstExposures
+from prequential.identity.exposure import FirstExposures
 from prequential.ledger import read_book
 from prequential.meter import Meter
-from prequential.rows import LEAST_BITS, find_rows, row_hashes, row_sums
 from prequential.views.sheet import source_headings
 
 VOCABULARY, LENGTH = 20, 12

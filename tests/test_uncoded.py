@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import VOCABULARY, Toy, rows
 
 from prequential import CompressionMonitor
+from prequential.columns.uncoded import FirstTokens, Layout, find_layout
 from prequential.ledger import read_book
-from prequential.uncoded import FirstTokens, Layout, find_layout
 
 TOKENS = rows(count=12, length=9)  # shape (12, 10)
 

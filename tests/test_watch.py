@@ -7,9 +7,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import VOCABULARY, Toy
 
 from prequential import CompressionMonitor
-from prequential.identity import Repeats, passage_tokens
+from prequential.columns.watch import repeated
+from prequential.identity.passages import Repeats, passage_tokens
 from prequential.ledger import read_book
-from prequential.watch import repeated
 
 ROWS, LENGTH = 44, 2_000  # about 1,000 sampled passages, of which two thirds are found however a row is cut
 

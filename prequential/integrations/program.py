@@ -50,7 +50,7 @@ class Program:
         if again is None or self.bundle is None or again.sha256 == self.bundle.sha256:
             return {}
         recorder.note("bundle_changed", "the training program held other files at the end than at the start")
-        self.bundle, recorder.bundle_bytes = again, again.bundle_bytes
+        self.bundle, recorder.account.bundle_bytes = again, again.bundle_bytes
         return {"bundle": again.manifest()}
 
     def written(self, book: Path) -> list[Path]:

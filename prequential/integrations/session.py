@@ -14,6 +14,7 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+from prequential.columns.replay import RowPlan
 from prequential.errors import Harmless, MeasureError
 from prequential.integrations.passes import passes
 from prequential.integrations.program import Program
@@ -21,7 +22,6 @@ from prequential.integrations.start import start_of
 from prequential.integrations.versions import versions
 from prequential.ledger import BOOK_NAME, read_book
 from prequential.recorder import Recorder
-from prequential.replay import RowPlan
 from prequential.rescore import check_rescore
 from prequential.run import Run
 from prequential.tokenbytes import TokenBytes
@@ -160,10 +160,10 @@ class Session:
         with Harmless("the training program was not looked for again"):
             facts = self.program.look_again(self.recorder)
         self.recorder.finish(_status(error), **facts)
-        if self.recorder.path.exists():
+        if self.recorder.account.path.exists():
             with Harmless("the run has its book, but no summary"):
-                files = self.program.written(self.recorder.path)
-                summarize(read_book(self.recorder.path), files)
+                files = self.program.written(self.recorder.account.path)
+                summarize(read_book(self.recorder.account.path), files)
 
 
 def book_in(ledger: str | os.PathLike[str]) -> Path:

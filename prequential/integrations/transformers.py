@@ -110,9 +110,11 @@ class CompressionCallback(TrainerCallback):
         )
         self._session.recorder.replay = (state.epoch or 0) >= 1
         self._audience.begin()
-        self._hooks.callback(model.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
-        after = model.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True)
-        self._hooks.callback(after.remove)
+        # A compiled model would trace its hooks too, and all that they call.
+        untraced: Any = torch.compiler.disable
+        before, after = untraced(self._before_forward), untraced(self._after_forward)
+        self._hooks.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
+        self._hooks.callback(model.register_forward_hook(after, with_kwargs=True, always_call=True).remove)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Expect the first micro-batch of an optimiser step."""

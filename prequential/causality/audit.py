@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from prequential.alignment import Alignment, changed, cut_of, exchanged, find_alignment
 from prequential.batches import tensors
-from prequential.likelihoods import LIKELIHOODS, read_call
+from prequential.capture.likelihoods import LIKELIHOODS, read_call
+from prequential.causality.alignment import Alignment, changed, cut_of, exchanged, find_alignment
 
 # Scores may differ by this much where kernels round differently for other content, in nats a token.
 _TOLERANCE_NATS = 1e-2

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prequential.likelihoods import Scored
+from prequential.capture.likelihoods import Scored
 from prequential.scoring import nats_per_token
 
 _Arguments = Mapping[str, Any]

@@ -1,26 +1,25 @@
 """Finding the exact -log p of every target inside a training step that knows nothing of it.
 
-`LossTap` watches the calls of torch's losses that are likelihoods (`prequential.likelihoods`), by functions or by
-modules, while it is active and adds their nats to a meter. It changes no result. Its state is tensors updated in
-place, so that it works inside ``torch.compile`` without a graph break; a Python counter there would be guarded on and
-compiled again and again.
+`LossTap` watches the calls of torch's losses that are likelihoods (`likelihoods`), by functions or by modules, while it
+is active and adds their nats to a meter. It changes no result. Its state is tensors updated in place, so that it works
+inside ``torch.compile`` without a graph break; a Python counter there would be guarded on and compiled again and again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from prequential.capture.fused import FusedLosses
+from prequential.capture.held import Call, Held, Mask, find_mask, is_first_pass_only, masked
+from prequential.capture.likelihoods import LIKELIHOODS, Scored, read_call, whole
+from prequential.capture.updates import GRADIENTS, Updates
 from prequential.errors import MeasureError
-from prequential.fused import FusedLosses
-from prequential.held import Call, Held, Mask, find_mask, is_first_pass_only, masked
-from prequential.likelihoods import LIKELIHOODS, Scored, read_call, whole
 from prequential.meter import Meter, read_sums
-from prequential.updates import GRADIENTS, Updates
 
 
 class LossTap(TorchFunctionMode):
@@ -213,37 +212,3 @@ class LossTap(TorchFunctionMode):
 
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
-
-
-class Declared(NamedTuple):
-    """Sums that a training step, or a ``measure`` callable, states itself."""
-
-    nats: Tensor | float
-    tokens: Tensor | int
-    raw_bytes: Tensor | int | None
-    targets: Tensor | None
-
-
-def declared(outputs: Any) -> Declared | None:
-    """Read ``{"nats", "tokens"}`` (and, if there, ``"bytes"`` or ``"targets"``) from what a training step returned.
-
-    Returns:
-        The sums, or None where the outputs do not declare any.
-
-    Raises:
-        MeasureError: Only one of the two is there, or they are no scalars.
-    """
-    if not isinstance(outputs, Mapping) or not {"nats", "tokens"} & set(outputs):
-        return None
-    if not {"nats", "tokens"} <= set(outputs):
-        raise MeasureError(
-            f"expected 'nats' and 'tokens' in what training_step returns, got only {sorted(map(str, outputs))}: "
-            "return the summed -ln p in nats and the number of tokens it covers"
-        )
-    nats, tokens = outputs["nats"], outputs["tokens"]
-    for name, value in (("nats", nats), ("tokens", tokens)):
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise MeasureError(
-                f"expected one number as {name!r}, got a tensor of shape {tuple(value.shape)}: return the sum"
-            )
-    return Declared(nats, tokens, outputs.get("bytes"), outputs.get("targets"))

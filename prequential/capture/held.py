@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prequential.batches import TargetCoverage, tensors
-from prequential.likelihoods import Scored
+from prequential.capture.likelihoods import Scored
 
 # A returned loss this close to the masked mean, relatively, is the masked mean: float32 sums are rounded.
 _SAME = 1e-6

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from prequential.batches import integer_tensors
 from prequential.codelength import Tally
-from prequential.identity import PassageAudit, Repeats, passage_tokens
+from prequential.columns.padding import Padding
+from prequential.columns.replay import RowPlan, Rows, RowSplit
+from prequential.columns.rows import RowSums, find_rows
+from prequential.columns.uncoded import FirstTokens, find_layout
+from prequential.identity.passages import PassageAudit, Repeats, passage_tokens
 from prequential.meter import Meter, Piece
-from prequential.padding import Padding
-from prequential.replay import RowPlan, Rows, RowSplit
-from prequential.rows import RowSums, find_rows
 from prequential.run import REPEATS_ALLOWED
-from prequential.uncoded import FirstTokens, find_layout
 
 
 class Watched(NamedTuple):

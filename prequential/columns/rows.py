@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from prequential.batches import in_rows, tensors
-from prequential.exposure import CAPACITY
 from prequential.hashing import mixed, polynomial
+from prequential.identity.exposure import CAPACITY
 from prequential.meter import Meter, Piece, as_integers
 
 # Rows of fewer bits than this repeat by chance, even where all are equally likely: half a chance pair is expected among

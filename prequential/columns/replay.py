@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from prequential.codelength import Tally
-from prequential.coverage import Coverage
+from prequential.columns.rows import RowLayout, RowSums, row_hashes, row_sums
 from prequential.errors import MeasureError
-from prequential.exposure import FirstExposures, Sampling
+from prequential.identity.coverage import Coverage
+from prequential.identity.exposure import FirstExposures, Sampling
 from prequential.meter import Meter, Piece
-from prequential.rows import RowLayout, RowSums, row_hashes, row_sums
 
 _COUNTS = 9  # of `FirstTokens`
 _BY_ROW = slice(1, 7)  # of these: first tokens to be charged, and their bytes

@@ -1,0 +1,6 @@
+"""What was coded, and what of it before.
+
+- `exposure`: which rows came before, exact up to a number of them.
+- `passages`: a sampled audit of text that came before.
+- `coverage`: how often each token of a corpus was coded, where rows say where they begin.
+"""
