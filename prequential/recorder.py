@@ -11,9 +11,8 @@ that no method raises: a failure of the instrument warns, marks the book incompl
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor
@@ -82,37 +81,29 @@ class Recorder:
     """Records one run into a book.
 
     Args:
-        path: The book to create; it appears at the first log point.
-        header: Plain facts about the run for the book's first line.
+        account: Where sums, events and the book of the run are kept.
         device: Where the loss is computed.
         measure: ``"auto"``, ``"outputs"``, ``"capture"``, or a callable ``(module, batch, outputs)`` that returns
             ``{"nats", "tokens"}``.
         token_bytes: Bytes per token; None if unknown, then no ratio against raw bytes is given.
-        bundle_bytes: Size of the training program, or None if it could not be found.
-        charges: Bits of choices made with sight of the data, by name.
         every_n_steps: Optimiser steps between log points; the first come at steps 1, 2, 4, 8, ...
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
         plan: What is to be found out about rows.
-        remarks: Sentences by event that hold from the start.
     """
 
     def __init__(
         self,
-        path: Path,
+        account: Account,
         *,
-        header: Mapping[str, Any],
         device: Any,
         measure: str | Callable[..., Any],
         token_bytes: TokenBytes | None,
-        bundle_bytes: int | None,
-        charges: Mapping[str, float],
         every_n_steps: int,
         publish: Callable[[dict[str, float | int], int], None],
         plan: RowPlan | None = None,
-        remarks: Mapping[str, str] | None = None,
     ) -> None:
         self.measure, self.every_n_steps, self.publish = measure, every_n_steps, publish
-        self.account = Account(path, header=header, charges=charges, remarks=remarks or {}, bundle_bytes=bundle_bytes)
+        self.account = account
         self.route: Route | None = None
         self.failure: str | None = None
         self.replay = False

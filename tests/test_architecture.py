@@ -61,6 +61,7 @@ ROOMS = {
     "views": {"codelength", "comparison", "run", "series", "numpy", "rich"},
     "cli": {"errors", "click"},
     "integrations": {
+        "account",
         "audit",
         "capture",
         "meter",

@@ -15,6 +15,7 @@ from pydoc import locate
 from typing import Any
 
 from prequential.columns.replay import RowPlan
+from prequential.account import Account
 from prequential.errors import Harmless, MeasureError
 from prequential.integrations.passes import passes
 from prequential.integrations.program import Program
@@ -123,20 +124,18 @@ class Session:
             )
         start = start_of(module, options.weights, scored_as_trained=options.rescore != "eval")
         self.program = Program(options.bundle, options.table, configuration)
-        self.recorder = Recorder(
+        account = Account(
             path,
-            header={
-                **options.header(),
-                "bundle": self.program.manifest,
-                **start.facts,
-                **versions(),
-                **facts,
-            },
+            header={**options.header(), "bundle": self.program.manifest, **start.facts, **versions(), **facts},
+            charges={**(options.charges or {}), **start.charges},
+            remarks=start.remarks,
+            bundle_bytes=self.program.bundle_bytes,
+        )
+        self.recorder = Recorder(
+            account,
             device=device,
             measure=options.measure,
             token_bytes=options.table,
-            bundle_bytes=self.program.bundle_bytes,
-            charges={**(options.charges or {}), **start.charges},
             every_n_steps=options.every_n_steps or every_n_steps,
             publish=publish,
             plan=RowPlan(
@@ -145,7 +144,6 @@ class Session:
                 positions=_taken(options.positions),
                 corpus_tokens=options.corpus_tokens,
             ),
-            remarks=start.remarks,
         )
         self.passes = passes(options.rescore, self.recorder, device)
 
@@ -160,10 +158,11 @@ class Session:
         with Harmless("the training program was not looked for again"):
             facts = self.program.look_again(self.recorder)
         self.recorder.finish(_status(error), **facts)
-        if self.recorder.account.path.exists():
+        book = self.recorder.account.path
+        if book.exists():
             with Harmless("the run has its book, but no summary"):
-                files = self.program.written(self.recorder.account.path)
-                summarize(read_book(self.recorder.account.path), files)
+                files = self.program.written(book)
+                summarize(read_book(book), files)
 
 
 def book_in(ledger: str | os.PathLike[str]) -> Path:
