@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from prequential.account import Account
 from prequential.bundle import Bundle
 from prequential.errors import Harmless
-from prequential.recorder import Recorder
 from prequential.tokenbytes import TokenBytes
 
 BUNDLE_NAME = "bundle.tar.xz"
@@ -40,7 +40,7 @@ class Program:
         """Size of the bundle; None if it is left out."""
         return self.bundle.bundle_bytes if self.bundle is not None else None
 
-    def look_again(self, recorder: Recorder) -> dict[str, Any]:
+    def look_again(self, account: Account) -> dict[str, Any]:
         """Find the program once more; if modules imported while training made it another one, that one is charged.
 
         Returns:
@@ -49,8 +49,8 @@ class Program:
         again = self._found() if self._wanted == "auto" and self.bundle is not None else None
         if again is None or self.bundle is None or again.sha256 == self.bundle.sha256:
             return {}
-        recorder.note("bundle_changed", "the training program held other files at the end than at the start")
-        self.bundle, recorder.account.bundle_bytes = again, again.bundle_bytes
+        account.note("bundle_changed", "the training program held other files at the end than at the start")
+        self.bundle, account.bundle_bytes = again, again.bundle_bytes
         return {"bundle": again.manifest()}
 
     def written(self, book: Path) -> list[Path]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from prequential.columns.replay import RowPlan
 from prequential.account import Account
+from prequential.columns.replay import RowPlan
 from prequential.errors import Harmless, MeasureError
 from prequential.integrations.passes import passes
 from prequential.integrations.program import Program
@@ -156,7 +156,7 @@ class Session:
         """
         facts: dict[str, Any] = {}
         with Harmless("the training program was not looked for again"):
-            facts = self.program.look_again(self.recorder)
+            facts = self.program.look_again(self.recorder.account)
         self.recorder.finish(_status(error), **facts)
         book = self.recorder.account.path
         if book.exists():
