@@ -23,6 +23,8 @@ _COUNT = "format(datum.value, '.3~s')"
 # On a logarithmic axis only 1, 2, 5, 10, ... have room for a label.
 _SPARSE = f"test(/^[125]/, format(datum.value, '.0e')) ? {_COUNT} : ''"
 _SPARSE_BYTES = f"test(/^[125]/, format(datum.value, '.0e')) ? {_BYTES} : ''"
+_LEGEND = {"orient": "top", "columns": 3, "symbolOpacity": 1, "symbolStrokeWidth": 2}
+_DECADES = {"condition": {"test": "test(/^1/, format(datum.value, '.0e'))", "value": 1}, "value": 0}
 _NEAR = 1.2  # horizontal lines closer than by this factor share a label
 
 Spec = dict[str, Any]
@@ -112,7 +114,7 @@ def _tokens() -> Spec:
 
 
 def _colour() -> Spec:
-    return {"field": "run", "type": "nominal", "title": None, "sort": None, "legend": {"orient": "top", "columns": 3}}
+    return {"field": "run", "type": "nominal", "title": None, "sort": None, "legend": _LEGEND}
 
 
 def _line(field: str, title: str, axis: Spec, *, faint: bool = False, **more: Any) -> Spec:
@@ -149,7 +151,7 @@ def _rate(unit: str) -> Spec:
 
 
 def _size(runs: Sequence[Run], baselines: Mapping[str, float]) -> Spec:
-    axis: Spec = {"axis": {"labelExpr": _SPARSE_BYTES}, "scale": {"type": "log"}}
+    axis: Spec = {"axis": {"labelExpr": _SPARSE_BYTES, "gridOpacity": _DECADES}, "scale": {"type": "log"}}
     layers = [_line("raw", "size", axis, faint=True, strokeDash=[4, 3]), _line("compressed", "size", axis)]
     if baselines:
         layers.append(_rules(baselines))

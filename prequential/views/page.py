@@ -85,7 +85,9 @@ def _json(value: Any) -> str:
 
 def _compared(comparison: Comparison) -> dict[str, Any]:
     return {
-        "headings": [heading.replace("\n", " ") for heading in sheet.comparison_headings(comparison)],
+        "headings": [
+            heading.replace("/\n", "/").replace("\n", " ") for heading in sheet.comparison_headings(comparison)
+        ],
         "rows": sheet.compared(comparison),
         "units": sheet.comparison_units(comparison),
         "notes": comparison.notes,
