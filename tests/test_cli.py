@@ -181,7 +181,7 @@ def test_baselines_of_a_file_and_of_standard_input_are_the_same():
 
 
 def test_progress_of_long_work_goes_to_stderr_only(monkeypatch):
-    monkeypatch.setattr("prequential.cli._LONG_BYTES", 10)
+    monkeypatch.setattr("prequential.cli.sizes._LONG_BYTES", 10)
     Path("data").write_bytes(b"some text, some text\n")
     result = call("baselines", "data", "--json")
     strict(result.stdout)
