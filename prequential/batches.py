@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_MASK = "attention_mask"
+
 
 def integer_tensors(batch: Any) -> list[Tensor]:
     """All integer tensors in a batch: nested lists, tuples and mappings are searched."""
@@ -23,6 +25,12 @@ def tensors(batch: Any) -> list[Tensor]:
     if isinstance(batch, (list, tuple)):
         return [leaf for value in batch for leaf in tensors(value)]
     return []
+
+
+def place_of_mask(batch: Any) -> int | None:
+    """Place of the attention mask among the tensors of a batch; None if it has none."""
+    mask = batch.get(_MASK) if isinstance(batch, Mapping) else None
+    return next((place for place, leaf in enumerate(tensors(batch)) if leaf is mask), None)
 
 
 def in_rows(parts: Sequence[Tensor], count: int, *, side_by_side: bool) -> Tensor | None:

@@ -14,10 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prequential.calls import CallSums, KeptCall, Kind, bytes_of, sum_kept, summed, widened
 from prequential.codelength import Tally
 from prequential.errors import MeasureError
 from prequential.hashing import BASE, powers, signed
 from prequential.scoring import nats_per_token, pair_sum, two_sum
+
+# Calls of more targets than this are summed at once: to copy them would cost more than it saves.
+_KEPT_TARGETS = 2**15
+# Calls that wait to be summed, at most, and their targets: 16 MiB.
+_WAITING, _WAITING_TARGETS = 512, 2**21
 
 # Places of the counts in the int64 vector that lives on the device: first what depends on the data, then what the
 # shapes say.
@@ -67,10 +73,11 @@ class Reading(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """A meter's sums as they lie on the device: float64 nats (or a float32 pair) and the int64 counts."""
+    """A meter's sums as they lie on the device: float64 nats (or a float32 pair), int64 counts, calls to be summed."""
 
     nats: Tensor
     counts: Tensor
+    calls: tuple[KeptCall, ...] = ()
 
     @property
     def coded(self) -> Tensor:
@@ -90,6 +97,8 @@ class Meter:
     Attributes:
         pieces: If a list, what every call covered is added to it, unless it is compiled.
         by_target: Whether loss calls should be scored target by target, for ``pieces``.
+        keeps_calls: Whether small calls are kept and summed together when the sums are read. Not where other calls are
+            compiled, which could not tell at which position of the data they stand.
 
     Example:
         >>> import torch
@@ -115,10 +124,22 @@ class Meter:
         self._powers_kept = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._token_bytes: Tensor | None = None
         self.pieces: list[Piece] | None = None
-        self.by_target = False
+        self.by_target = self.keeps_calls = False
+        self._calls: list[KeptCall] = []  # since the last `take`
+        self._waiting: list[KeptCall] = []
+        self._origin: Tensor | None = None  # the scale at the first of the calls that were kept
+        self._passed = 0  # positions of calls that were kept since
+        # What `since` was asked for last: calls that were kept, the other sums, and whether these grew.
+        self._mark, self._touched = 0, False
+        self._nothing = self._before = torch.zeros(3, dtype=self.dtype, device=self.device)
         if token_bytes is not None:
             # The last entry, 0 bytes, is for masked targets.
             self._token_bytes = F.pad(torch.as_tensor(token_bytes, dtype=torch.int64), (0, 1)).to(self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of sums of nats: float64, or float32 where the device has none."""
+        return self._nats.dtype
 
     def update(self, *, logits: Tensor, targets: Tensor, ignore_index: int = -100, mask: Tensor | None = None) -> None:
         """Add the nats of ``targets`` under ``logits``; does not wait for the device.
@@ -172,36 +193,50 @@ class Meter:
             each = nats if each is None else each
             each = each.detach().reshape(-1) if each.numel() == targets.numel() else None
             self.pieces.append(Piece(targets.detach().reshape(-1), each, vocab_size, ignore_index))
-        kept = targets != ignore_index
-        coded = kept.sum()
-        raw_bytes = self._zero if self._token_bytes is None else self._bytes_of(targets, kept, vocab_size).sum()
-        self._accumulate(nats.detach(), coded, vocab_size, mean, raw_bytes, self._fingerprint(targets))
-        self._stated.add_(self._constant(targets.numel(), 1, vocab_size, vocab_size**2, 0))
+        kind = Kind(targets.numel(), vocab_size, ignore_index, mean)
+        table = self._bytes_table(vocab_size)
+        if not torch.compiler.is_compiling() and self._keeps(kind):
+            self._keep(kind, nats.detach(), targets, table)
+            return
+        self._go_on()
+        high, low = self._summed(nats.detach())
+        size = kind.targets
+        found = summed(kind, high, low, targets.reshape(-1), table=table, powers=self._powers(size), scale=self._scale)
+        self._scale.mul_(signed(pow(BASE, size, 2**64)))
+        self._accumulate(found)
+        self._stated.add_(self._constant(*kind.stated, 0))
 
     def add_declared(
         self, nats: Tensor | float, tokens: Tensor | int, *, vocab_size: int | None, raw_bytes: Tensor | int = 0
     ) -> None:
         """Add sums that the training step declared itself: summed nats and the number of tokens they stand for."""
         coded = self._count(tokens)
-        summed = torch.as_tensor(nats, device=self.device).detach()
-        self._accumulate(summed, coded, vocab_size or 0, False, self._count(raw_bytes), self._zero)
+        high, low = self._summed(torch.as_tensor(nats, device=self.device).detach())
+        finite = torch.isfinite(high)
+        high = torch.where(finite, high, coded * (math.log(vocab_size) if vocab_size else 0.0))
+        counts = torch.stack([coded, self._count(raw_bytes), coded * ~finite, self._zero])
+        self._accumulate(CallSums(high, torch.where(finite, low, 0.0), counts))
         self._stated.add_(self._constant(0, 1, vocab_size or 0, (vocab_size or 0) ** 2, 0))
         self._counts[_POSITIONS] += coded
 
     def identify(self, content: Tensor) -> None:
         """Add the content of a tensor, at the next positions, to the fingerprint of the data."""
-        self._counts[_FINGERPRINT] += self._fingerprint(as_integers(content))
+        self._go_on()
+        values = as_integers(content).reshape(-1)
+        self._counts[_FINGERPRINT] += (values * self._powers(len(values))).sum() * self._scale
+        self._scale.mul_(signed(pow(BASE, len(values), 2**64)))
 
     def raw_bytes(self, targets: Tensor, *, ignore_index: int = -100) -> Tensor:
         """Bytes of source data that the targets stand for, by the table of bytes per token; stays on the device."""
         targets = targets.detach()
-        return self._bytes_of(targets, targets != ignore_index, 0).sum()
+        table = self._bytes_table(0)
+        assert table is not None
+        return bytes_of(table, targets, targets != ignore_index).sum()
 
     def bytes_of_rows(self, targets: Tensor, kept: Tensor) -> Tensor:
-        """Bytes that targets of shape (B, T) stand for, by row, shape (B,); 0 without a table of bytes per token."""
-        if self._token_bytes is None:
-            return torch.zeros_like(targets[:, 0])
-        return self._bytes_of(targets, kept, 0).sum(1)
+        """Bytes that targets of shape (..., T) stand for, by row, shape (...); 0 without a table of bytes per token."""
+        table = self._bytes_table(0)
+        return torch.zeros_like(targets[..., 0]) if table is None else bytes_of(table, targets, kept).sum(-1)
 
     def not_understood(self, flag: Tensor | None = None) -> None:
         """Count a loss call that could not be turned into a code length; given a flag on the device, if it is set."""
@@ -212,38 +247,73 @@ class Meter:
 
     def take(self) -> Sums:
         """Hand over the sums so far, still on the device, and start again from zero."""
-        sums = Sums(self._nats.clone(), self._counts.clone())
+        sums = self.peek()
         self._nats.zero_()
         self._counts.zero_()
+        self._calls, self._mark, self._touched = [], 0, False
+        self._before = self._nothing
         return sums
 
     def peek(self) -> Sums:
         """Copy the sums so far, still on the device."""
-        return Sums(self._nats.clone(), self._counts.clone())
+        return Sums(self._nats.clone(), self._counts.clone(), tuple(self._calls))
 
-    def progress(self) -> Tensor:
-        """Coded tokens, raw bytes and nats so far, still on the device, shape (3,): float64, or float32 without it."""
-        nats = self._nats.sum().reshape(1)
-        return torch.cat([self._counts[:_NONFINITE].to(nats.dtype), nats])
+    def since(self, *, wanted: bool) -> Tensor | None:
+        """Coded tokens, raw bytes and nats since the last call of this method or of `take`; stays on the device.
+
+        Args:
+            wanted: Whether they are asked for, and not only passed over.
+
+        Returns:
+            Shape (3,): float64, or float32 without it; None if it is not wanted.
+        """
+        calls, self._mark = self._calls[self._mark :], len(self._calls)
+        touched, self._touched = self._touched, False
+        if not wanted and not touched:
+            return None
+        progress = torch.cat([self._counts[:_NONFINITE].to(self.dtype), self._nats.sum().reshape(1)])
+        since, self._before = progress - self._before, progress
+        sum_kept(calls if wanted else [])
+        for call in calls if wanted else []:
+            nats, seen = call.on_device
+            since = since + torch.cat([seen[:_NONFINITE].to(self.dtype), nats.reshape(1)])
+        return since if wanted else None
 
     def read(self) -> Tally:
         """Wait for the device and return the sums so far."""
         return read_sums([self.peek()])[0].tally
 
-    def _accumulate(
-        self, nats: Tensor, coded: Tensor, vocab_size: int, mean: bool, raw_bytes: Tensor, fingerprint: Tensor
-    ) -> None:
-        high, low = self._summed(nats)
-        if mean:
-            high, low = high * coded, low * coded
-        finite = torch.isfinite(high)
-        high = torch.where(finite, high, coded * (math.log(vocab_size) if vocab_size else 0.0))
-        # The mean over no targets is 0/0: no token is charged for it, since coded is 0 there.
-        self._seen.add_(torch.stack([coded, raw_bytes, coded * ~finite, fingerprint]))
+    def _keeps(self, kind: Kind) -> bool:
+        return self.keeps_calls and len(self._nats) == 1 and kind.targets <= _KEPT_TARGETS
+
+    def _keep(self, kind: Kind, nats: Tensor, targets: Tensor, table: Tensor | None) -> None:
+        """Copy a call, which the script may change in place, to be summed with others."""
+        if self._origin is None:
+            self._origin, self._passed = self._scale.clone(), 0
+        copied = nats.sum(dtype=torch.float64) if nats.dim() else nats.clone()
+        flat = targets.detach().reshape(-1).clone()
+        call = KeptCall(kind, copied, flat, table=table, scale=self._origin, position=self._passed)
+        self._calls.append(call)
+        self._waiting.append(call)
+        self._passed += kind.targets
+        if len(self._waiting) >= min(_WAITING, _WAITING_TARGETS // max(1, kind.targets)):
+            sum_kept(self._waiting)
+            self._waiting = []
+
+    def _go_on(self) -> None:
+        """Move on to the position after the calls that were kept."""
+        if self._origin is not None:
+            self._scale.mul_(signed(pow(BASE, self._passed, 2**64)))
+            self._origin = None
+
+    def _accumulate(self, found: CallSums) -> None:
+        if not torch.compiler.is_compiling():
+            self._touched = True
+        self._seen.add_(found.counts)
         if len(self._nats) == 1:
-            self._nats.add_(high)
+            self._nats.add_(found.high)
         else:
-            total, error = two_sum(self._nats[0], self._nats[1] + torch.where(finite, low, 0.0), high)
+            total, error = two_sum(self._nats[0], self._nats[1] + found.low, found.high)
             self._nats.copy_(torch.stack([total, error]))
 
     def _summed(self, nats: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,25 +321,13 @@ class Meter:
             return nats.sum(dtype=torch.float64), self._zero
         return pair_sum(nats.float().reshape(-1))
 
-    def _bytes_of(self, targets: Tensor, kept: Tensor, vocab_size: int) -> Tensor:
-        table = self._token_bytes
-        assert table is not None
-        if len(table) <= vocab_size:  # a model's vocabulary is often padded beyond the tokenizer's
-            table = F.pad(table, (0, vocab_size + 1 - len(table)))
-            if not torch.compiler.is_compiling():
-                self._token_bytes = table
-        return table[torch.where(kept, targets, len(table) - 1)]
-
-    def _fingerprint(self, values: Tensor) -> Tensor:
-        """Sum of value x BASE ** position, modulo 2**64: what the values are and in which order.
-
-        It does not depend on how the stream of values was cut into calls. Not cryptographic: it tells data sets
-        apart by accident, it does not stop anybody who wants two of them to look alike.
-        """
-        size = values.numel()
-        fingerprint = (values.reshape(-1) * self._powers(size)).sum() * self._scale
-        self._scale.mul_(signed(pow(BASE, size, 2**64)))
-        return fingerprint
+    def _bytes_table(self, vocab_size: int) -> Tensor | None:
+        if self._token_bytes is None:
+            return None
+        table = widened(self._token_bytes, vocab_size)
+        if not torch.compiler.is_compiling():
+            self._token_bytes = table
+        return table
 
     def _powers(self, size: int) -> Tensor:
         """BASE ** 0, 1, ... as int64, shape (size,); the longest seen is kept."""
@@ -299,13 +357,37 @@ def as_integers(content: Tensor) -> Tensor:
     return content.detach().to(torch.int64)
 
 
+def on_device(sums: Sums) -> Sums:
+    """The same with the calls that were kept summed up; does not wait for the device."""
+    sum_kept(sums.calls)
+    nats, counts = sums.nats.clone(), sums.counts.clone()
+    for call in sums.calls:
+        more_nats, seen = call.on_device
+        nats.add_(more_nats)
+        counts[:_POSITIONS].add_(seen)
+        for place, value in zip((_POSITIONS, _CALLS, _SYMBOLS, _SYMBOLS_SQUARED), call.kind.stated, strict=True):
+            counts[place] += value
+    return Sums(nats, counts)
+
+
 def read_sums(parts: Sequence[Sums]) -> list[Reading]:
     """Bring sums from the device to the host, in one transfer for all of them."""
     if not parts:
         return []
+    sum_kept([call for part in parts for call in part.calls])
     nats = torch.stack([part.nats for part in parts]).cpu().double().sum(dim=1).tolist()
     counts = torch.stack([part.counts for part in parts]).cpu().tolist()
-    return [_reading(value, row) for value, row in zip(nats, counts, strict=True)]
+    return [_reading(*_with_calls(*row)) for row in zip(nats, counts, (part.calls for part in parts), strict=True)]
+
+
+def _with_calls(nats: float, counts: list[int], calls: Sequence[KeptCall]) -> tuple[float, list[int]]:
+    """Add calls that were summed later."""
+    for call in calls:
+        more_nats, seen = call.sums
+        nats += more_nats
+        more = [*seen, *call.kind.stated, 0]
+        counts = [a + b for a, b in zip(counts, more, strict=True)]
+    return nats, counts
 
 
 def _reading(nats: float, counts: list[int]) -> Reading:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor
@@ -21,9 +22,9 @@ from prequential.account import Account
 from prequential.capture import LossTap
 from prequential.codelength import Tally
 from prequential.columns.replay import RowPlan
-from prequential.columns.watch import BatchWatch, Columns, Watched, facts_of
+from prequential.columns.watch import BatchWatch, Columns, Seen, facts_of
 from prequential.errors import MeasureError, warn
-from prequential.meter import Meter, Reading, Sums, read_sums
+from prequential.meter import Meter, Reading, Sums, on_device, read_sums
 from prequential.remarks import (
     SCORED_AFTER_UPDATE,
     not_likelihood,
@@ -53,7 +54,7 @@ class _Waiting(NamedTuple):
     elapsed_s: float
     replay: bool
     sums: Sums
-    watched: Watched | None
+    batches: int
     returned_loss: Tensor | None
     first_batch: Sums | None
     expected: list[int]
@@ -150,7 +151,7 @@ class Recorder:
 
     def so_far(self) -> Sums:
         """Sums of the open interval, on the device."""
-        return self._meter.peek()
+        return on_device(self._meter.peek())
 
     @_shielded
     def fail(self, error: Exception) -> None:
@@ -248,6 +249,7 @@ class Recorder:
             route.add_declared(self._meter, module, batch, outputs)
         if self._tap is not None:
             self._tap.calls = []
+            self._meter.keeps_calls = self._tap.order_known
         self._watch = BatchWatch(
             batch,
             reading.tally.positions,
@@ -271,14 +273,14 @@ class Recorder:
         if self._batches_in_interval:
             loss, first_batch = self._check or (None, None)
             elapsed_s = self.account.elapsed_s
-            watched = self._watch.take() if self._watch is not None else None
+            batches = self._watch.take() if self._watch is not None else 0
             coverage = self.route.coverage if self.route is not None else None
             expected = coverage.take() if coverage is not None else []
             sums = self._meter.take()
             differences = self.rescoring.take() if self.rescoring is not None else None
             self._waiting.append(
                 _Waiting(
-                    self.account.step, elapsed_s, self.replay, sums, watched, loss, first_batch, expected, differences
+                    self.account.step, elapsed_s, self.replay, sums, batches, loss, first_batch, expected, differences
                 )
             )
         self._steps_in_interval = self._batches_in_interval = 0
@@ -290,13 +292,14 @@ class Recorder:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
+        seen = iter(self._watch.read() if self._watch is not None else [])
         for interval, reading in zip(waiting, read_sums([interval.sums for interval in waiting]), strict=True):
-            self._account_for(interval, reading)
+            self._account_for(interval, reading, list(islice(seen, interval.batches)))
         self._compare_losses(waiting)
         self.publish(self.account.live(), self.steps)
 
-    def _account_for(self, interval: _Waiting, reading: Reading) -> None:
-        tally, sources, estimates = self._in_columns(interval, reading.tally)
+    def _account_for(self, interval: _Waiting, reading: Reading, seen: list[Seen]) -> None:
+        tally, sources, estimates = self._in_columns(interval, reading.tally, seen)
         self.account.add(interval.step, interval.elapsed_s, tally, sources)
         if self.rescoring is not None and interval.differences is not None:
             self.rescoring.count(interval.differences, tally)
@@ -307,9 +310,9 @@ class Recorder:
         for event, message in remarks:
             self.account.note(event, message)
 
-    def _in_columns(self, interval: _Waiting, tally: Tally) -> Columns:
-        if self._watch is not None and interval.watched is not None:
-            return self._watch.in_columns(tally, interval.watched, replay=interval.replay)
+    def _in_columns(self, interval: _Waiting, tally: Tally, seen: list[Seen]) -> Columns:
+        if self._watch is not None:
+            return self._watch.in_columns(tally, seen, replay=interval.replay)
         return Columns(tally.as_replay() if interval.replay else tally, {}, {})
 
     @_shielded

@@ -1,6 +1,7 @@
 """The meter: logits and targets in, sums of -ln p out."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from prequential.codelength import Tally
 from prequential.errors import MeasureError
-from prequential.meter import Meter, read_sums
+from prequential.meter import Meter, on_device, read_sums
 from prequential.scoring import nats_per_token, pair_sum, two_sum
 
 VOCABULARY = 11
@@ -208,3 +209,50 @@ def test_input_that_does_not_fit_is_refused(logits, targets, message):
     with pytest.raises(MeasureError, match=message) as caught:
         Meter().update(logits=logits, targets=targets)
     assert "\n" not in str(caught.value)
+
+
+# -- calls that are kept ---------------------------------------------------------------------------------------------
+
+
+def readings(seed, *, keeps_calls):
+    """Read a meter that took in calls of many shapes, in places where it may be read; the calls are overwritten."""
+    generator, choose = torch.Generator().manual_seed(seed), random.Random(seed)
+    meter, parts = Meter(token_bytes=torch.randint(1, 9, (20,), generator=generator).tolist()), []
+    meter.keeps_calls = keeps_calls
+    for _ in range(40):
+        targets = torch.randint(20, (choose.choice([5, 5, 5, 9]),), generator=generator)
+        targets[: choose.choice([0, 0, 0, 1, len(targets)])] = -100
+        mean = choose.random() < 0.5
+        nats = torch.rand(() if mean else choose.choice([(), targets.shape]), generator=generator)
+        nats = nats * choose.choice([1, 1, 1, 1, float("inf")])
+        meter.add(nats, targets, vocab_size=choose.choice([20, 20, 30]), mean=mean)
+        nats.zero_()
+        targets.zero_()
+        after = choose.choice([None, None, None, "identify", "on the device", "peek", "take", "read"])
+        if after == "identify":
+            meter.identify(torch.arange(7))
+        elif after == "on the device":
+            parts.append(on_device(meter.peek()))
+        elif after in ("peek", "take"):
+            parts.append(getattr(meter, after)())
+        elif after == "read":
+            read_sums(parts[-1:])
+    return read_sums([*parts, meter.take()])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_calls_that_are_kept_come_to_the_same(seed):
+    """Bit for bit, whatever was changed in place after the call, and in whatever order sums are read."""
+    assert readings(seed, keeps_calls=True) == readings(seed, keeps_calls=False)
+
+
+def test_calls_that_are_kept_take_bounded_room(monkeypatch):
+    """Beyond a number of them they are summed on the device, without waiting for it."""
+    monkeypatch.setattr("prequential.meter._WAITING", 4)
+    meter = Meter()
+    meter.keeps_calls = True
+    for _ in range(10):
+        meter.add(torch.ones(()), torch.zeros(3, dtype=torch.int64), vocab_size=2)
+    sums = meter.peek()
+    assert sum(call.group is None for call in sums.calls) < 4
+    assert read_sums([sums])[0].tally.coded_tokens == 30

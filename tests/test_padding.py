@@ -9,12 +9,16 @@ PAD = 0
 
 
 def count(*batches):
-    padding = Padding()
-    for batch, ignored, tokens in batches:
-        padding.observe(batch, ignored, tokens)
-    found = padding.take()
-    assert padding.take() is None
-    return None if found is None else int(found)
+    """Padding of batches that are looked at one by one, and of the same looked at together where they may be."""
+    padding, found = Padding(), []
+    for mask, ignored, tokens in batches:
+        found.append(padding.look(*(None if one is None else one.unsqueeze(0) for one in (mask, ignored, tokens))))
+    if any(one is None for one in found):
+        return None
+    if len({ignored.shape for _, ignored, _ in batches}) == 1:
+        stacks = [None if same[0] is None else torch.stack(same) for same in zip(*batches, strict=True)]
+        assert torch.equal(Padding().look(*stacks), torch.cat(found))
+    return int(torch.cat(found).sum())
 
 
 def padded(lengths, width, prompt=0):
@@ -31,14 +35,14 @@ def padded(lengths, width, prompt=0):
 def test_a_run_of_one_token_at_the_end_is_padding():
     """Rows of 3, 6 and 8 tokens in 8 places: 5 and 2 places are filled up."""
     tokens, ignored = padded([3, 6, 8], 8)
-    assert count(([tokens], ignored, tokens)) == 7
-    assert count(([tokens], ignored[:, :7], tokens[:, :7])) == 7  # inputs only: the last target is not seen
+    assert count((None, ignored, tokens)) == 7
+    assert count((None, ignored[:, :7], tokens[:, :7])) == 7  # inputs only: the last target is not seen
 
 
 def test_prompts_are_no_padding():
     """Two ignored targets at the front of each row stay side information."""
     tokens, ignored = padded([4, 8], 8, prompt=2)
-    assert count(([tokens], ignored, tokens)) == 4
+    assert count((None, ignored, tokens)) == 4
 
 
 def test_a_single_filler_counts_once_it_is_known():
@@ -65,13 +69,12 @@ def test_an_attention_mask_decides(left):
     tokens = torch.full((2, 8), 5)
     ignored = mask[:, 1:] == 0
     ignored[1, :2] = True
-    batch = {"input_ids": tokens, "attention_mask": mask}
-    assert count((batch, ignored, tokens)) == int((mask[:, 1:] == 0).sum())
+    assert count((mask, ignored, tokens)) == int((mask[:, 1:] == 0).sum())
     tags = mask == 0  # targets that stand beside their own token
     tags[1, 2] = True
-    assert count((batch, tags, None)) == 3
+    assert count((mask, tags, None)) == 3
 
 
 def test_without_tokens_or_a_mask_nothing_is_known():
     """Nothing is guessed."""
-    assert count(([torch.ones(2, 3)], torch.ones(2, 3, dtype=torch.bool), None)) is None
+    assert count((None, torch.ones(2, 3, dtype=torch.bool), None)) is None

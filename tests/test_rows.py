@@ -13,7 +13,9 @@ from toys import Toy
 from prequential import CompressionMonitor, Recording
 from prequential.capture import LossTap
 from prequential.codelength import Tally
-from prequential.columns.rows import LEAST_BITS, find_rows, row_hashes, row_sums
+from prequential.columns.fed import stacked
+from prequential.columns.replay import RowPlan, Rows
+from prequential.columns.rows import LEAST_BITS, find_rows, row_hashes
 from prequential.errors import MeasureError
 from prequential.identity.exposure import FirstExposures
 from prequential.ledger import read_book
@@ -40,6 +42,12 @@ def pieces_of(*calls, by_target=True):
 def in_float64(logits, targets):
     log_p = torch.log_softmax(logits.double(), -1).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return torch.where(targets >= 0, -log_p, 0.0)
+
+
+def looked_at(layout, meter, batch, pieces):
+    """Rows of one micro-batch, on the host."""
+    rows = Rows(layout, meter, RowPlan(replay_by_rows=True))
+    return rows.look(stacked([rows.fed(batch, pieces)]), None).on_host()[0]
 
 
 # -- finding and summing --------------------------------------------------------------------------------------------
@@ -74,10 +82,10 @@ def test_nats_are_summed_by_row_however_the_loss_is_called(calls, grad):
     batch = [rows[:, :-1], targets]
     pieces, meter = pieces_of(*calls(logits, targets))
     layout = find_rows(batch, pieces, VOCABULARY, targets.numel())
-    sums = row_sums(layout, row_hashes(batch, 6), batch, pieces, meter, meter.progress())
+    sums = looked_at(layout, meter, batch, pieces)
     expected = in_float64(logits.detach().flatten(0, 1), targets.flatten()).view(6, LENGTH).sum(1)
     assert sums.resolved
-    assert torch.allclose(sums.sums[2], expected, rtol=1e-6, atol=0)
+    assert torch.allclose(torch.from_numpy(sums.sums[2]), expected, rtol=1e-6, atol=0)
     assert sums.sums[0].tolist() == (targets >= 0).sum(1).tolist()
 
 
@@ -106,8 +114,8 @@ def test_compiled_calls_leave_the_rows_to_their_shapes():
     """Nothing was seen target by target: each row has an equal share."""
     rows, meter = token_rows(4), Meter()
     layout = find_rows(rows, [], VOCABULARY, 4 * LENGTH)
-    since = torch.tensor([48.0, 0.0, 100.0], dtype=torch.float64)
-    sums = row_sums(layout, row_hashes(rows, 4), rows, [], meter, since)
+    meter.add(torch.tensor(100.0), torch.zeros(48, dtype=torch.int64), vocab_size=VOCABULARY)
+    sums = looked_at(layout, meter, rows, [])
     assert not sums.resolved
     assert sums.sums.tolist() == [[12.0] * 4, [0.0] * 4, [25.0] * 4]
 
@@ -116,11 +124,13 @@ def test_rows_are_told_apart_by_all_that_stands_in_them():
     """A label alone means nothing, an image does; the place in the batch does not matter."""
     images, labels = torch.rand(6, 3, 3), torch.tensor([0, 1, 0, 1, 0, 1])
     images[4] = images[0]
-    hashes = row_hashes([images, labels], 6)
+    hashes = row_hashes([images[None], labels[None]], 6)
     assert len(hashes.unique()) == 5
-    assert torch.equal(row_hashes([images.flip(0), labels.flip(0)], 6), hashes.flip(0))
+    assert torch.equal(row_hashes([images.flip(0)[None], labels.flip(0)[None]], 6), hashes.flip(1))
+    halves = row_hashes([images.view(2, 3, 3, 3), labels.view(2, 3)], 3)
+    assert torch.equal(halves.flatten(), hashes.flatten())
     labels[4] = 1
-    assert len(row_hashes({"x": images, "y": labels}, 6).unique()) == 6
+    assert len(row_hashes([images[None], labels[None]], 6).unique()) == 6
 
 
 @pytest.mark.parametrize(("floats", "identifies"), [(0, False), (2, True)])

@@ -106,14 +106,25 @@ def charged(batches, table=None):
     return charged_pairs([[batch[:, :-1], batch[:, 1:]] for batch in batches], table)
 
 
+def counted(counter, pairs):
+    """What each of these pairs of one shape adds to the counts, looked at together."""
+    by_row = counter.look([torch.stack(same) for same in zip(*pairs, strict=True)])
+    return by_row.sum(2).t().tolist()
+
+
 def charged_pairs(pairs, table=None):
     """The same for batches of inputs and targets."""
     counter = FirstTokens.of(pairs[0], Layout(0, 1, False), table)
     total = [0, 0]
     for pair in pairs:
-        counter.observe(pair)
-        charge = counter.charge(counter.take().tolist())
+        charge = counter.charge(counted(counter, [pair])[0])
         total = [total[0] + charge.tokens, total[1] + charge.raw_bytes]
+    if len({pair[0].shape for pair in pairs}) == 1:  # looked at together, they are counted the same
+        counter, together = FirstTokens.of(pairs[0], Layout(0, 1, False), table), [0, 0]
+        for counts in counted(counter, pairs):
+            charge = counter.charge(counts)
+            together = [together[0] + charge.tokens, together[1] + charge.raw_bytes]
+        assert together == total
     return tuple(total)
 
 
@@ -157,8 +168,7 @@ def test_what_was_charged_stays_charged():
     counter = FirstTokens.of(pairs[0], Layout(0, 1, False), None)
     added = []
     for pair in pairs:
-        counter.observe(pair)
-        added.append(counter.charge(counter.take().tolist()).tokens)
+        added.append(counter.charge(counted(counter, [pair])[0]).tokens)
     assert added == [1, 1, 0, 0]
 
 
@@ -197,12 +207,11 @@ def test_rows_that_begin_with_a_masked_prompt_are_not_charged():
     inputs, targets = TOKENS[:4, :-1], TOKENS[:4, 1:].clone()
     targets[1:3, 0] = -100
     counter = FirstTokens.of([inputs, targets], Layout(0, 1, False), None)
-    counter.observe([inputs, targets])
-    assert counter.charge(counter.take().tolist()).tokens == 2
+    assert counter.charge(counted(counter, [[inputs, targets]])[0]).tokens == 2
 
 
 def test_observing_does_not_wait_for_the_device(monkeypatch):
-    """Nothing is brought to the host before the counts are taken."""
+    """Nothing is brought to the host while it is counted."""
     batch = [TOKENS[:, :-1], TOKENS[:, 1:]]
     counter = FirstTokens.of(batch, Layout(0, 1, False), torch.ones(VOCABULARY).long().numpy())
 
@@ -211,8 +220,8 @@ def test_observing_does_not_wait_for_the_device(monkeypatch):
 
     for name in ("item", "tolist", "cpu", "__bool__", "__int__", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refused)
-    counter.observe(batch)
-    counter.observe(batch)
+    counter.look([tensor.unsqueeze(0) for tensor in batch])
+    counter.look([tensor.unsqueeze(0) for tensor in batch])
 
 
 # -- in a run ---------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ class LossTap(TorchFunctionMode):
         calls: Loss calls seen while not compiling, as long as ``listing`` is true.
         listing: Whether calls are listed.
         late: Whether some step computed its first loss after it had updated the weights.
+        order_known: Whether calls are seen in their order: not where some of them were compiled.
     """
 
     def __init__(self, meter: Meter, *, hold: bool = False) -> None:
@@ -52,7 +53,7 @@ class LossTap(TorchFunctionMode):
         self._held: list[Held] | None = [] if hold else None
         self._updates, self._fused = Updates(), FusedLosses(self.see)
         self._first_pass_only = self._scored_before = False
-        self._order_known = True
+        self.order_known = True
         self._mask: Mask | None = None
         self._batch: Any = None
         self._module: Any = None
@@ -92,12 +93,12 @@ class LossTap(TorchFunctionMode):
         """
         held, self._held, self.listing = self._held or [], None, False
         # Calls that were compiled are in the meter already, but not in their place among the others.
-        self._order_known = not read_sums([self.meter.peek()])[0].calls
-        self._first_pass_only = self._order_known and is_first_pass_only(held, batch)
+        self.order_known = not read_sums([self.meter.peek()])[0].calls
+        self._first_pass_only = self.order_known and is_first_pass_only(held, batch)
         counted = [one for one in held if not (one.call.updated and self._first_pass_only)]
         self.calls = [call for call in self.calls if not (call.updated and self._first_pass_only)]
-        self.late = self._order_known and bool(counted) and counted[0].call.updated
-        self._mask = find_mask(counted, batch, loss) if self._order_known else None
+        self.late = self.order_known and bool(counted) and counted[0].call.updated
+        self._mask = find_mask(counted, batch, loss) if self.order_known else None
         for one in counted:
             self._count(one.scored, batch)
         if self._mask is not None:
@@ -172,7 +173,7 @@ class LossTap(TorchFunctionMode):
             return
         if call.updated and self._first_pass_only:
             return
-        self.late = self.late or (call.updated and self._order_known and not self._scored_before)
+        self.late = self.late or (call.updated and self.order_known and not self._scored_before)
         self._scored_before = True
         self._count(scored, self._batch)
 

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
+from prequential.batches import place_of_mask, tensors
 from prequential.codelength import Tally
-from prequential.columns.rows import RowLayout, RowSums, row_hashes, row_sums
+from prequential.columns.fed import Fed
+from prequential.columns.rows import RowLayout, row_hashes, row_sums
 from prequential.errors import MeasureError
 from prequential.identity.coverage import Coverage
 from prequential.identity.exposure import FirstExposures, Sampling
@@ -56,6 +57,29 @@ class RowPlan(NamedTuple):
     def by_target(self) -> bool:
         """Whether loss calls have to be scored target by target."""
         return self.replay_by_rows or self.source is not None
+
+
+class SeenRows(NamedTuple):
+    """Rows of one micro-batch, on the host.
+
+    Attributes:
+        hashes: Of their content, shape (B,).
+        sums: Coded tokens, the bytes they stand for, and their nats, by row, shape (3, B); None if rows are only told
+            apart.
+        resolved: Whether that was summed row by row; else each row has an equal share of the batch.
+        first_tokens: What `FirstTokens` counted, by row, shape (9, B).
+        sources: Where each row comes from: ids, shape (B,), or a list of names; None if that is not asked for.
+        starts: At which token of the corpus each row begins, shape (B,); None if that is not asked for.
+        length: Targets in a row.
+    """
+
+    hashes: npt.NDArray[np.uint64]
+    sums: npt.NDArray[np.float64] | None
+    resolved: bool
+    first_tokens: npt.NDArray[np.int64]
+    sources: Any
+    starts: Any
+    length: int
 
 
 @dataclass
@@ -117,8 +141,6 @@ class Rows:
         self.split_nats = 0.0
         self.lengths: set[int] = set()
         self._exposures = FirstExposures()
-        self._waiting: list[RowSums] = []
-        self._before: Tensor | None = None
         meter.by_target = self.needs_sums
 
     @property
@@ -151,48 +173,58 @@ class Rows:
         """How far the replay column is an estimate; None if every row was looked up."""
         return self._exposures.sampling
 
-    def observe(self, batch: Any, pieces: Sequence[Piece], first_tokens: Tensor | None) -> None:
-        """Take in one micro-batch; does not wait for the device.
+    def fed(self, batch: Any, pieces: Sequence[Piece]) -> Fed:
+        """Keep of a micro-batch and its loss calls what is looked at later; does not wait for the device."""
+        plan, layout = self._plan, self.layout
+        targets = layout.rows(batch, [piece.targets for piece in pieces])
+        nats = None
+        if self.needs_sums:
+            each = [piece.nats for piece in pieces if piece.nats is not None]
+            nats = layout.rows(batch, each) if each and len(each) == len(pieces) else None
+            if targets is None or (nats is not None and nats.shape != targets.shape):
+                nats = None
+        self.lengths.add(layout.length(batch, pieces))
+        return Fed(
+            tensors(batch),
+            targets,
+            nats,
+            self._meter.since(wanted=nats is None) if self.needs_sums else None,
+            None if plan.source is None else plan.source(batch),
+            None if plan.positions is None else plan.positions(batch),
+            pieces[0].ignore_index if pieces else -100,
+            pieces[0].vocab_size if pieces else 0,
+            place_of_mask(batch),
+        )
+
+    def look(self, fed: Fed, first_tokens: Tensor | None) -> LookedRows:
+        """Hash and sum the rows of N micro-batches; does not wait for the device.
 
         Args:
-            batch: The micro-batch.
-            pieces: What its loss calls covered, if they were seen.
-            first_tokens: What `FirstTokens` counted in it, by row.
+            fed: The micro-batches, stacked.
+            first_tokens: What `FirstTokens` counted in them, by row.
         """
-        hashes = row_hashes(batch, self.layout.count(batch))
-        plan = self._plan
-        starts = None if plan.positions is None else plan.positions(batch)
-        length = self.layout.length(batch, pieces)
-        self.lengths.add(length)
-        if not self.needs_sums:
-            self._waiting.append(RowSums(hashes, starts=starts, length=length))
-            return
-        progress = self._meter.progress()
-        since = progress if self._before is None else progress - self._before
-        self._before = progress
-        sums = row_sums(self.layout, hashes, batch, pieces, self._meter, since)
-        if first_tokens is not None and first_tokens.shape[1] % len(hashes) == 0:
-            sums = sums._replace(first_tokens=first_tokens.reshape(_COUNTS, len(hashes), -1).sum(2))
-        sources = None if plan.source is None else plan.source(batch)
-        self._waiting.append(sums._replace(sources=sources, starts=starts, length=length))
+        holder = fed.tensors[self.layout.place]
+        shape = holder.shape[:2]
+        hashes = row_hashes(fed.tensors, shape[1])
+        by_row = hashes.new_zeros(_COUNTS, *shape)
+        if first_tokens is not None and first_tokens.shape[2] % shape[1] == 0:
+            by_row = first_tokens.reshape(_COUNTS, *shape, -1).sum(3)
+        sums = row_sums(fed, shape, self._meter) if self.needs_sums else None
+        length = (holder if fed.targets is None else fed.targets).numel() // max(1, hashes.numel())
+        return LookedRows(hashes, sums, fed.since is None, by_row, fed.sources, fed.starts, length)
 
-    def take(self) -> list[RowSums]:
-        """Hand over the rows so far; called when the meter is emptied."""
-        waiting, self._waiting, self._before = self._waiting, [], None
-        return waiting
-
-    def split(self, rows: Sequence[RowSums], *, by_number: bool) -> RowSplit:
-        """Take an interval apart; waits for the device.
+    def split(self, rows: Sequence[SeenRows], *, by_number: bool) -> RowSplit:
+        """Take an interval apart.
 
         Args:
-            rows: Its micro-batches, as `take` gave them.
+            rows: Its micro-batches.
             by_number: Whether all of them are replay by the number of their epoch.
         """
         if not rows:
             return RowSplit()
         if not self.needs_sums:
             return self._told_apart(rows, by_number=by_number)
-        host = _on_host(rows)
+        host = _together(rows)
         shares = np.full(len(host.hashes), float(by_number))
         if self.tells_replay and not by_number:
             shares = self._exposures.came_before(host.hashes, host.sums[0].round().astype(np.int64))
@@ -208,7 +240,7 @@ class Rows:
             remarks=self._remarks(rows, host, shares),
         )
 
-    def _remarks(self, rows: Sequence[RowSums], host: _OnHost, shares: npt.NDArray[np.float64]) -> dict[str, str]:
+    def _remarks(self, rows: Sequence[SeenRows], host: _Together, shares: npt.NDArray[np.float64]) -> dict[str, str]:
         """Say what of an interval is an estimate: batches not seen row by row, and rows that were not looked up."""
         remarks = {}
         begin = 0
@@ -226,15 +258,15 @@ class Rows:
             remarks["replay_sampled"] = _SAMPLED
         return remarks
 
-    def _told_apart(self, rows: Sequence[RowSums], *, by_number: bool) -> RowSplit:
+    def _told_apart(self, rows: Sequence[SeenRows], *, by_number: bool) -> RowSplit:
         """An interval of which no sums are kept row by row: all of it is data, or all of it replay."""
-        hashes = torch.cat([part.hashes for part in rows]).cpu().numpy().view(np.uint64)
+        hashes = np.concatenate([part.hashes for part in rows])
         self._cover(rows, np.full(len(hashes), float(by_number)), by_number=by_number)
         if by_number:
             return RowSplit()
         return RowSplit(rows=len(hashes), rows_fingerprint=int(hashes.sum(dtype=np.uint64)))
 
-    def _cover(self, rows: Sequence[RowSums], shares: npt.NDArray[np.float64], *, by_number: bool) -> None:
+    def _cover(self, rows: Sequence[SeenRows], shares: npt.NDArray[np.float64], *, by_number: bool) -> None:
         """Count the tokens of the rows that are not replay."""
         if self.coverage is None or by_number:
             return
@@ -246,7 +278,37 @@ class Rows:
             self.coverage.add(np.array(some, np.int64), length)
 
 
-class _OnHost(NamedTuple):
+class LookedRows(NamedTuple):
+    """Rows of N micro-batches of one shape, on the device: as `SeenRows` has them, with N in the last but one place."""
+
+    hashes: Tensor
+    sums: Tensor | None
+    resolved: bool
+    first_tokens: Tensor
+    sources: list[Any]
+    starts: list[Any]
+    length: int
+
+    def on_host(self) -> list[SeenRows]:
+        """One by one; waits for the device."""
+        hashes = self.hashes.cpu().numpy().view(np.uint64)
+        sums = None if self.sums is None else self.sums.cpu().double().numpy()
+        first_tokens = self.first_tokens.cpu().numpy()
+        return [
+            SeenRows(
+                hashes[n],
+                None if sums is None else sums[:, n],
+                self.resolved,
+                first_tokens[:, n],
+                self.sources[n],
+                self.starts[n],
+                self.length,
+            )
+            for n in range(len(hashes))
+        ]
+
+
+class _Together(NamedTuple):
     """The rows of an interval: hashes (N,), sums of coded tokens, bytes and nats (3, N), first tokens (9, N), names."""
 
     hashes: npt.NDArray[np.uint64]
@@ -255,13 +317,14 @@ class _OnHost(NamedTuple):
     names: list[str]
 
 
-def _on_host(rows: Sequence[RowSums]) -> _OnHost:
-    hashes = torch.cat([part.hashes for part in rows]).cpu().numpy().view(np.uint64)
-    sums = torch.cat([part.sums for part in rows if part.sums is not None], dim=1).cpu().double().numpy()
-    blank = [part.hashes.new_zeros(_COUNTS, len(part.hashes)) for part in rows]
-    counted = [new if part.first_tokens is None else part.first_tokens for part, new in zip(rows, blank, strict=True)]
-    names = [str(name) for part in rows for name in _listed(part.sources)]
-    return _OnHost(hashes, sums, torch.cat(counted, dim=1).cpu().numpy(), names)
+def _together(rows: Sequence[SeenRows]) -> _Together:
+    sums = [np.zeros((3, len(part.hashes))) if part.sums is None else part.sums for part in rows]
+    return _Together(
+        np.concatenate([part.hashes for part in rows]),
+        np.concatenate(sums, axis=1),
+        np.concatenate([part.first_tokens for part in rows], axis=1),
+        [str(name) for part in rows for name in _listed(part.sources)],
+    )
 
 
 def _listed(values: Any) -> list[Any]:
@@ -281,7 +344,7 @@ def _again(first_tokens: npt.NDArray[np.int64], shares: npt.NDArray[np.float64])
     return counts
 
 
-def _by_source(host: _OnHost, shares: npt.NDArray[np.float64]) -> dict[str, Tally]:
+def _by_source(host: _Together, shares: npt.NDArray[np.float64]) -> dict[str, Tally]:
     sums = {}
     for name in sorted(set(host.names)):
         mine = np.array([other == name for other in host.names])

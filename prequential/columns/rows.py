@@ -1,4 +1,4 @@
-"""What a micro-batch holds row by row: which rows, and what each of them cost.
+"""What micro-batches hold row by row: which rows, and what each of them cost.
 
 A row is one sample of the batch: everything at one place of the leading dimension. Its content is hashed on the device,
 so that a row which came before is known by what it is, not by where it stands. Its share of the nats is summed from the
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prequential.batches import in_rows, tensors
+from prequential.columns.fed import Fed
 from prequential.hashing import mixed, polynomial
 from prequential.identity.exposure import CAPACITY
 from prequential.meter import Meter, Piece, as_integers
@@ -23,29 +24,6 @@ from prequential.meter import Meter, Piece, as_integers
 # as many rows as are remembered.
 LEAST_BITS = 2 * math.log2(CAPACITY)
 _FLOAT_BITS = 32
-
-
-class RowSums(NamedTuple):
-    """Rows of one micro-batch, on the device.
-
-    Attributes:
-        hashes: Of their content, int64, shape (B,).
-        sums: Coded tokens, the bytes they stand for, and their nats, by row: float64 (float32 where there is none),
-            shape (3, B); None if rows are only told apart.
-        resolved: Whether that was summed row by row; else each row has an equal share of the batch.
-        first_tokens: What `FirstTokens` counted, by row, shape (9, B); None if it does not count.
-        sources: Where each row comes from: ids, shape (B,), or a list of names; None if that is not asked for.
-        starts: At which token of the corpus each row begins, shape (B,); None if that is not asked for.
-        length: Targets in a row.
-    """
-
-    hashes: Tensor
-    sums: Tensor | None = None
-    resolved: bool = False
-    first_tokens: Tensor | None = None
-    sources: Any = None
-    starts: Any = None
-    length: int = 0
 
 
 class RowLayout(NamedTuple):
@@ -101,36 +79,43 @@ def find_rows(batch: Any, pieces: Sequence[Piece], vocab_size: int | None, posit
     return None
 
 
-def row_hashes(batch: Any, count: int) -> Tensor:
-    """Hash the content of every row: all tensors of the batch whose leading dimension is ``count``; shape (B,)."""
-    parts = [as_integers(leaf).reshape(count, -1) for leaf in tensors(batch) if leaf.dim() and len(leaf) == count]
-    return mixed(polynomial(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)))
-
-
-def row_sums(
-    layout: RowLayout, hashes: Tensor, batch: Any, pieces: Sequence[Piece], meter: Meter, since: Tensor
-) -> RowSums:
-    """Sum up the rows of one micro-batch; does not wait for the device.
+def row_hashes(tensors: Sequence[Tensor], count: int) -> Tensor:
+    """Hash the content of every row of N micro-batches.
 
     Args:
-        layout: Where its rows stand.
-        hashes: Of its rows.
-        batch: The micro-batch.
-        pieces: What its loss calls covered; empty where they were compiled.
-        meter: For bytes per token.
-        since: Sums of the micro-batch (coded tokens, bytes, nats), to be split where it was not seen by target.
+        tensors: All their tensors, stacked, shape (N, ...); a row is what stands at one place of all those of shape
+            (N, ``count``, ...).
+        count: Rows of a micro-batch, B.
+
+    Returns:
+        Shape (N, B).
     """
-    targets = layout.rows(batch, [piece.targets for piece in pieces])
-    each = [piece.nats for piece in pieces if piece.nats is not None]
-    nats = layout.rows(batch, each) if len(each) == len(pieces) else None
-    if targets is None or nats is None or nats.shape != targets.shape:
-        return RowSums(hashes, (since / len(hashes)).unsqueeze(1).expand(3, len(hashes)))
-    kept = targets != pieces[0].ignore_index
-    coded, summed = kept.sum(1).to(since.dtype), nats.sum(1, dtype=since.dtype)
-    uniform = coded * math.log(max(2, pieces[0].vocab_size))  # a call that is not finite is charged so, whole
-    summed = torch.where(torch.isfinite(summed.sum()), summed, uniform)
-    raw_bytes = meter.bytes_of_rows(targets, kept).to(since.dtype)
-    return RowSums(hashes, torch.stack([coded, raw_bytes, summed]), resolved=True)
+    held = [leaf for leaf in tensors if leaf.dim() > 1 and leaf.shape[1] == count]
+    parts = [as_integers(leaf).reshape(len(leaf) * count, -1) for leaf in held]
+    return mixed(polynomial(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))).view(-1, count)
+
+
+def row_sums(fed: Fed, shape: torch.Size, meter: Meter) -> Tensor:
+    """Sum up the rows of N micro-batches; does not wait for the device.
+
+    Args:
+        fed: The micro-batches, stacked. Those that were not seen target by target are split in proportion.
+        shape: (N, B).
+        meter: For bytes per token.
+
+    Returns:
+        Coded tokens, the bytes they stand for, and their nats, by row: float64 (float32 where there is none), shape
+        (3, N, B).
+    """
+    if fed.since is not None:
+        return (fed.since / shape[1]).t().unsqueeze(2).expand(3, *shape)
+    assert fed.targets is not None
+    assert fed.nats is not None
+    kept = fed.targets != fed.ignore_index
+    coded, summed = kept.sum(2).to(meter.dtype), fed.nats.sum(2, dtype=meter.dtype)
+    uniform = coded * math.log(max(2, fed.vocab_size))  # a micro-batch that is not finite is charged so, whole
+    summed = torch.where(torch.isfinite(summed.sum(1, keepdim=True)), summed, uniform)
+    return torch.stack([coded, meter.bytes_of_rows(fed.targets, kept).to(meter.dtype), summed])
 
 
 def _holds(leaf: Tensor, targets: Tensor | None) -> bool:

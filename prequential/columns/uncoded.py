@@ -86,7 +86,6 @@ class FirstTokens:
     layout: Layout
     begin_id: int | None
     token_bytes: Tensor | None = None
-    _counts: Tensor | None = None
     _last: Tensor | None = None
     _constants: tuple[Tensor, Tensor, Tensor] | None = None
     _streams: int | None = None
@@ -109,44 +108,37 @@ class FirstTokens:
         token_bytes = None if table is None else torch.tensor(table, device=first.device)
         return cls(layout, begin if is_known else None, token_bytes)
 
-    def observe(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Take in the integer tensors of one micro-batch; does not wait for the device.
+    def look(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Count in the integer tensors of N micro-batches, stacked; does not wait for the device.
 
         Returns:
-            What each row adds to the counts, shape (9, rows).
+            What each row adds to the counts, shape (9, N, rows).
         """
-        inputs, targets = _as_rows(tensors[self.layout.inputs]), _as_rows(tensors[self.layout.targets])
-        first, last = inputs[:, 0], targets[:, -1]
+        inputs, targets = _all_rows(tensors[self.layout.inputs]), _all_rows(tensors[self.layout.targets])
+        first, last = inputs[:, :, 0], targets[:, :, -1]
         every, nothing, none = self._blanks(first)
         fresh = every if self.begin_id is None else first != self.begin_id
         for tensor in tensors:  # a negative target at the front: the row begins with a masked prompt
-            if tensor.dim() > 1 and len(tensor) == len(first):
-                fresh = fresh & (tensor[:, 0] >= 0)
-        before = nothing[:1] if self._last is None else self._last
-        before_row = torch.cat([before[-1:], last[:-1]])
-        before_batch = before if len(before) == len(first) else nothing
+            if tensor.dim() > 2 and tensor.shape[1] == first.shape[1]:
+                fresh = fresh & (tensor[:, :, 0] >= 0)
+        before = nothing[0, :1] if self._last is None else self._last
+        ends = torch.cat([before[-1:], last[:-1, -1]]).unsqueeze(1)
+        before_row = torch.cat([ends, last[:, :-1]], dim=1)
+        before_batch = torch.cat([before.unsqueeze(0) if len(before) == first.shape[1] else nothing[:1], last[:-1]])
         alone = [fresh, fresh & _breaks(first, before_row), fresh & _breaks(first, before_batch)]
         seen = [fresh & (first == before_row), fresh & (first == before_batch)]
         kinds = torch.stack(alone).long()
         spelt = none if self.token_bytes is None else kinds * self._bytes_of(first)
-        by_row = torch.cat([every.long().unsqueeze(0), kinds, spelt, torch.stack(seen).long()])
-        counts = by_row.sum(dim=1)
-        self._counts = counts if self._counts is None else self._counts + counts
-        self._last = last
-        self._streams = self._streams or len(first)
-        return by_row
+        self._last = last[-1]
+        self._streams = self._streams or first.shape[1]
+        return torch.cat([every.long().unsqueeze(0), kinds, spelt, torch.stack(seen).long()])
 
     def _blanks(self, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Constants for a batch of as many rows, made once: every row, nothing before a row, no bytes."""
-        if self._constants is None or len(self._constants[0]) != len(first):
+        """Constants for as many rows, made once: every row, nothing before a row, no bytes."""
+        if self._constants is None or self._constants[0].shape != first.shape:
             every = torch.ones_like(first, dtype=torch.bool)
-            self._constants = every, torch.full_like(first, _NOTHING_BEFORE), first.new_zeros(3, len(first)).long()
+            self._constants = every, torch.full_like(first, _NOTHING_BEFORE), first.new_zeros(3, *first.shape).long()
         return self._constants
-
-    def take(self) -> Tensor | None:
-        """Hand over the counts so far, still on the device, and start again from zero."""
-        counts, self._counts = self._counts, None
-        return counts
 
     def charge(self, counts: Sequence[int]) -> Charge:
         """Say what counts that have reached the host add.
@@ -185,6 +177,11 @@ def _breaks(first: Tensor, before: Tensor) -> Tensor:
 def _as_rows(tensor: Tensor) -> Tensor:
     """View a batch of single tokens as one row, and more dimensions as rows of the last."""
     return tensor.reshape(1, -1) if tensor.dim() < 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
+def _all_rows(tensor: Tensor) -> Tensor:
+    """The same for each of N micro-batches, in the first dimension."""
+    return tensor.reshape(len(tensor), 1, -1) if tensor.dim() < 3 else tensor.reshape(len(tensor), -1, tensor.shape[-1])
 
 
 def _is_pair(inputs: Tensor, targets: Tensor) -> bool:

@@ -15,24 +15,54 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from prequential.batches import integer_tensors
+from prequential.batches import integer_tensors, tensors
 from prequential.codelength import Tally
+from prequential.columns.fed import Fed, Queue
 from prequential.columns.padding import Padding
-from prequential.columns.replay import RowPlan, Rows, RowSplit
-from prequential.columns.rows import RowSums, find_rows
+from prequential.columns.replay import LookedRows, RowPlan, Rows, RowSplit, SeenRows
+from prequential.columns.rows import find_rows
 from prequential.columns.uncoded import FirstTokens, find_layout
 from prequential.identity.passages import PassageAudit, Repeats, passage_tokens
 from prequential.meter import Meter, Piece
 from prequential.run import REPEATS_ALLOWED
 
 
-class Watched(NamedTuple):
-    """What one interval showed, still on the device."""
+class Seen(NamedTuple):
+    """What one micro-batch showed, on the host.
 
+    Attributes:
+        first_tokens: Counts of `FirstTokens`, or None.
+        padding: Positions that are padding, or None if that cannot be told.
+        samples: Hashes of sampled passages: those of all micro-batches that were looked at with it, at the first.
+        rows: Its rows, or None.
+    """
+
+    first_tokens: list[int] | None
+    padding: int | None
+    samples: list[int]
+    rows: SeenRows | None
+
+
+class Looked(NamedTuple):
+    """What N micro-batches of one shape showed, still on the device."""
+
+    batches: int
     first_tokens: Tensor | None
     padding: Tensor | None
-    samples: list[Tensor]
-    rows: list[RowSums]
+    samples: Tensor | None
+    rows: LookedRows | None
+
+    def on_host(self) -> list[Seen]:
+        """One by one; waits for the device."""
+        count = self.batches
+        first = None if self.first_tokens is None else self.first_tokens.sum(2).t().tolist()
+        padding = None if self.padding is None else self.padding.tolist()
+        samples = [[] if self.samples is None else self.samples.tolist(), *([] for _ in range(count - 1))]
+        rows = [None] * count if self.rows is None else self.rows.on_host()
+        return [
+            Seen(None if first is None else first[n], None if padding is None else padding[n], samples[n], rows[n])
+            for n in range(count)
+        ]
 
 
 class Columns(NamedTuple):
@@ -69,14 +99,14 @@ class BatchWatch:
         plan: RowPlan,
         declared: bool = False,
     ) -> None:
-        tensors, targets = integer_tensors(batch), torch.cat([p.targets for p in pieces]) if pieces else None
-        layout = None if declared else find_layout(tensors, positions, targets)
-        self._first_tokens = FirstTokens.of(tensors, layout, table) if layout is not None else None
+        integers, targets = integer_tensors(batch), torch.cat([p.targets for p in pieces]) if pieces else None
+        layout = None if declared else find_layout(integers, positions, targets)
+        self._first_tokens = FirstTokens.of(integers, layout, table) if layout is not None else None
         self._vocab_size = vocab_size
-        self._tokens = layout.inputs if layout is not None else _place_of(targets, tensors)
+        self._tokens = layout.inputs if layout is not None else _place_of(targets, integers)
         self._audit = PassageAudit(passage_tokens(vocab_size)) if vocab_size and self._tokens is not None else None
-        self._samples: list[Tensor] = []
         self._padding = Padding()
+        self._queue, self._looked, self._batches = Queue(self._look), list[Looked](), 0
         found = find_rows(batch, pieces, vocab_size, positions)
         self.rows = Rows(found, meter, plan) if found is not None else None
 
@@ -87,46 +117,45 @@ class BatchWatch:
 
     def observe(self, batch: Any, pieces: Sequence[Piece]) -> None:
         """Take in one micro-batch and what its loss calls covered; does not wait for the device."""
-        tensors, by_row = integer_tensors(batch), None
-        if self._first_tokens is not None:
-            by_row = self._first_tokens.observe(tensors)
+        self._batches += 1
         if self.rows is not None:
-            self.rows.observe(batch, pieces, by_row)
-            self._observe_padding(batch, pieces, tensors)
-        if self._audit is not None and self._tokens is not None:
-            rows = tensors[self._tokens]
-            if rows.dim() and rows.shape[-1] >= self._audit.length:
-                self._samples.append(self._audit.sample(rows.reshape(-1, rows.shape[-1])))
+            self._queue.add(self.rows.fed(batch, pieces))
+        elif self._first_tokens is not None or self._audit is not None:
+            self._queue.add(Fed(tensors(batch), None, None, None, None, None))
 
-    def take(self) -> Watched:
-        """Hand over what was counted so far, still on the device, and start again."""
-        first_tokens = self._first_tokens.take() if self._first_tokens is not None else None
-        rows = self.rows.take() if self.rows is not None else []
-        watched = Watched(first_tokens, self._padding.take(), self._samples, rows)
-        self._samples = []
-        return watched
+    def take(self) -> int:
+        """Say how many micro-batches came since the last call."""
+        batches, self._batches = self._batches, 0
+        return batches
 
-    def in_columns(self, tally: Tally, watched: Watched, *, replay: bool) -> Columns:
-        """Put every position into its column; waits for the device.
+    def read(self) -> list[Seen]:
+        """What all micro-batches showed that were not read yet, one by one; waits for the device."""
+        self._queue.flush()
+        looked, self._looked = self._looked, []
+        return [seen for some in looked for seen in some.on_host()]
+
+    def in_columns(self, tally: Tally, seen: Sequence[Seen], *, replay: bool) -> Columns:
+        """Put every position into its column.
 
         First tokens are charged by the uniform code, empty slots left out, padding told from side information, rows
         that came before moved to the replay column, and passages remembered.
 
         Args:
             tally: Sums of the interval.
-            watched: What was seen in it.
+            seen: What its micro-batches showed.
             replay: Whether all of it is replay, by the number of its epoch.
         """
         by_number = replay and not self.tells_replay
-        split = self.rows.split(watched.rows, by_number=by_number) if self.rows is not None else RowSplit()
-        if watched.samples and self._audit is not None and not by_number:
-            self._audit.count(torch.cat(watched.samples).tolist())
-        tally = self._masks_told(tally, watched)
+        rows = [one.rows for one in seen if one.rows is not None]
+        split = self.rows.split(rows, by_number=by_number) if self.rows is not None else RowSplit()
+        if self._audit is not None and not by_number:
+            self._audit.count([sample for one in seen for sample in one.samples])
+        counts = [sum(column) for column in zip(*(one.first_tokens or () for one in seen), strict=True)]
+        tally = self._masks_told(tally, counts, [one.padding for one in seen if one.padding is not None])
         if by_number:
             return Columns(tally.as_replay(), split.sources, {})
         tally = split.moved(tally)
-        if self._first_tokens is not None and watched.first_tokens is not None:
-            counts = watched.first_tokens.tolist()
+        if self._first_tokens is not None and counts:
             charge = self._first_tokens.charge([a - b for a, b in zip(counts, split.first_tokens, strict=True)])
             tally = replace(
                 tally,
@@ -161,25 +190,39 @@ class BatchWatch:
         fed = total.coded_tokens + total.replayed_tokens
         return repeated(repeats, total.replayed_tokens / fed if self.tells_replay and fed else 0.0)
 
-    def _masks_told(self, tally: Tally, watched: Watched) -> Tally:
-        masked, padding = tally.masked_tokens, 0
-        if self._first_tokens is not None and watched.first_tokens is not None:
-            masked -= self._first_tokens.empty_slots(watched.first_tokens.tolist())
-        if watched.padding is not None:
-            padding = min(masked, int(watched.padding))
-        return replace(tally, masked_tokens=masked - padding, padding_tokens=padding)
+    def _masks_told(self, tally: Tally, counts: Sequence[int], padding: Sequence[int]) -> Tally:
+        masked = tally.masked_tokens
+        if self._first_tokens is not None and counts:
+            masked -= self._first_tokens.empty_slots(counts)
+        filled = min(masked, sum(padding))
+        return replace(tally, masked_tokens=masked - filled, padding_tokens=filled)
 
-    def _observe_padding(self, batch: Any, pieces: Sequence[Piece], tensors: Sequence[Tensor]) -> None:
-        targets = self.rows.layout.rows(batch, [p.targets for p in pieces]) if self.rows is not None else None
-        if targets is None:
-            return
-        ignored, tokens = targets == pieces[0].ignore_index, None
+    def _look(self, fed: Fed, batches: int) -> None:
+        """Look at N micro-batches of one shape; does not wait for the device."""
+        integers = [tensor for tensor in fed.tensors if not tensor.is_floating_point() and not tensor.is_complex()]
+        by_row = self._first_tokens.look(integers) if self._first_tokens is not None else None
+        rows = self.rows.look(fed, by_row) if self.rows is not None else None
+        padding = self._padding_of(fed, integers) if fed.targets is not None else None
+        self._looked.append(Looked(batches, by_row, padding, self._sampled(integers), rows))
+
+    def _sampled(self, integers: Sequence[Tensor]) -> Tensor | None:
+        if self._audit is None or self._tokens is None:
+            return None
+        rows = integers[self._tokens]
+        if rows.dim() < 2 or rows.shape[-1] < self._audit.length:
+            return None
+        return self._audit.sample(rows.reshape(-1, rows.shape[-1]))
+
+    def _padding_of(self, fed: Fed, integers: Sequence[Tensor]) -> Tensor | None:
+        assert fed.targets is not None
+        ignored, tokens = fed.targets == fed.ignore_index, None
         if self._first_tokens is not None:
             layout = self._first_tokens.layout
-            tokens = tensors[layout.inputs]
-            ignored = ignored[:, :-1] if layout.empty_slot else ignored
-        if tokens is None or (tokens.dim() == 2 and len(tokens) == len(ignored)):
-            self._padding.observe(batch, ignored, tokens)
+            tokens = integers[layout.inputs]
+            ignored = ignored[:, :, :-1] if layout.empty_slot else ignored
+            if tokens.dim() != 3 or tokens.shape[1] != ignored.shape[1]:
+                return None
+        return self._padding.look(None if fed.mask is None else fed.tensors[fed.mask], ignored, tokens)
 
 
 def repeated(repeats: Repeats, replayed_share: float = 0.0) -> str | None:
