@@ -21,6 +21,7 @@ ROOMS = {
     "tokenbytes": {"errors", "numpy"},
     "bundle": {"errors"},
     "baselines": {"errors"},
+    "coder": {"errors", "hashing", "numpy", "torch"},  # constriction only inside a function
     "run": {"codelength"},
     "book": {"errors", "codelength", "run"},
     "ledger": {"errors", "book", "codelength", "run"},

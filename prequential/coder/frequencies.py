@@ -1,0 +1,183 @@
+"""Logits → integer frequencies that sum to 2**24: the part of a code that both sides must compute alike, bit for bit.
+
+A symbol's weight is a function of its own logit and the greatest of its row, made of IEEE subtractions,
+multiplications, additions and floors of float32 alone, each a pass of its own: no library's exponential, whose last bit
+may depend on where in a batch a number stands. All sums are sums of integers. So a row has the same table alone, in a
+batch and in chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PRECISION = 24  # of the models that constriction's coders take from Python
+TOTAL = 2**PRECISION
+# A symbol needs a width of at least 1 of 2**24, which large vocabularies would feel; they are coded in two steps, first
+# the group, then the symbol in its group. A step costs 1.3e-4 bits (the coder's rounding), as 1,500 least widths do.
+LARGEST_SINGLE_STEP = 1024
+_WEIGHT_BITS = 36  # a logit 36 bits below the greatest has weight 1; further below 0
+# 2**f on [0, 1] to 3.3e-6, exact at both ends: 1 + f + f(1 - f)(a + b f + c f**2), fitted to the least relative error.
+_POLYNOMIAL = (0.01355575, 0.05203237, 0.24137976, 0.69303212)
+_CHUNK = {"cpu": 2**18, "cuda": 2**24}  # logits at a time: what a core's cache holds, what hides the cost of launches
+
+
+def steps(symbols: int) -> tuple[int, int]:
+    """How many groups a vocabulary is coded in, and how many symbols each has; one group is one step, two are two."""
+    if symbols <= LARGEST_SINGLE_STEP:
+        return 1, symbols
+    size = 1 << ((symbols - 1).bit_length() // 2)
+    return -(-symbols // size), size
+
+
+@torch.no_grad()
+def frequencies(logits: Tensor, targets: Tensor) -> Tensor:
+    """Where each target lies in the integer table of its row: what a range coder needs of the probabilities.
+
+    Each step of the code divides [0, 2**24) among its symbols, every one at least 1 wide, in proportion to softmax;
+    vocabularies beyond 1024 take two steps, a group and a symbol in it. A row with a NaN, with +inf or of -inf alone
+    has the uniform code. Nothing is transferred to the host. Not for use inside ``torch.compile``, which may fuse a
+    product and a sum, and round them otherwise than a decoder that runs eagerly.
+
+    Args:
+        logits: Any leading shape, then (V,); any floating dtype, taken as float32.
+        targets: The leading shape, integers. One outside of [0, V), such as an ``ignore_index``, has width 0 and is not
+            coded.
+
+    Returns:
+        Pairs (left, width), int32, of shape (leading..., steps, 2) on the device of the logits.
+    """
+    symbols = logits.shape[-1]
+    rows, wanted = logits.reshape(-1, symbols), targets.reshape(-1)
+    many = max(1, _CHUNK.get(logits.device.type, _CHUNK["cpu"]) // symbols)
+    parts = [_located(Tables(rows[i : i + many]), wanted[i : i + many]) for i in range(0, len(rows), many)]
+    shape = (*targets.shape, 1 if steps(symbols)[0] == 1 else 2, 2)
+    return (torch.cat(parts) if parts else wanted.new_empty(0, dtype=torch.int32)).reshape(shape)
+
+
+def uniform_frequencies(targets: Tensor, symbols: int) -> Tensor:
+    """The same under the uniform code over ``symbols``: what an uncoded token, a length or a boundary costs.
+
+    Args:
+        targets: Integers of any shape. One outside of [0, symbols) is not coded.
+        symbols: How many there are, at most 2**24 - 2**12.
+
+    Returns:
+        Pairs (left, width), int32, of shape (targets.shape..., steps, 2).
+    """
+    known, coded = _known(targets.reshape(-1), symbols)
+    groups, size = steps(symbols)
+    group, place = known // size, known % size
+    exist = (symbols - group * size).clamp(max=size).unsqueeze(1)
+    both = torch.stack((group, group + 1), 1), torch.stack((place, place + 1), 1)
+    pairs = [_pairs(_edges((both[0] * size).clamp(max=symbols), exist.new_full((), symbols), both[0], groups))] * (
+        groups > 1
+    )
+    pairs.append(_pairs(_edges(both[1].minimum(exist), exist, both[1], size)))
+    return (torch.stack(pairs, 1) * coded.view(-1, 1, 1)).reshape(*targets.shape, len(pairs), 2)
+
+
+class Tables:
+    """The integer weights of some rows of logits, as cumulative sums over groups and within a group."""
+
+    def __init__(self, rows: Tensor) -> None:
+        """Weigh each logit of rows of shape (n, V)."""
+        self.symbols = rows.shape[1]
+        self.groups, self.size = steps(self.symbols)
+        self.weights = _weights(rows, self.groups * self.size).view(-1, self.groups, self.size)
+
+    def over_groups(self) -> Cumulative:
+        """Each row's groups, all of them; those of a row without any weight count by their symbols."""
+        return Cumulative(_summed(self.weights.sum(2)), self.size, self.weights.new_full((), self.symbols))
+
+    def within(self, rows: Tensor, group: Tensor) -> Cumulative:
+        """Symbols of one group in each of some rows; where none has any weight, all count alike."""
+        weights = self.weights[rows, group]
+        return Cumulative(_summed(weights), 1, (self.symbols - group.unsqueeze(1) * self.size).clamp(max=self.size))
+
+
+class Cumulative(NamedTuple):
+    """Weights before each symbol, and before the end, in rows of shape (n, K + 1), and what counts where all are 0."""
+
+    sums: Tensor
+    unit: int  # what each symbol counts, in rows without any weight
+    exist: Tensor  # what all symbols count together, there: the last group is not filled up
+
+    def edges(self) -> Tensor:
+        """Left edge of each symbol, and the end: integers in [1, 2**24), shape (n, K + 1)."""
+        index = torch.arange(self.sums.shape[1], device=self.sums.device).expand_as(self.sums)
+        return self._edges(self.sums, index)
+
+    def pairs(self, index: Tensor) -> Tensor:
+        """Left edge and width of one symbol a row, shape (n, 2)."""
+        both = torch.stack((index, index + 1), 1)
+        return _pairs(self._edges(self.sums.gather(1, both), both))
+
+    def _edges(self, before: Tensor, index: Tensor) -> Tensor:
+        """Edges of the symbols numbered ``index``, given the weight before each of them."""
+        total = self.sums[:, -1:]
+        before = torch.where(total == 0, (index * self.unit).minimum(self.exist), before)
+        return _edges(before, torch.where(total == 0, self.exist, total), index, self.sums.shape[1] - 1)
+
+
+def _edges(before: Tensor, total: Tensor, index: Tensor, symbols: int) -> Tensor:
+    """Edges of symbols in [0, 2**24): each symbol 1 wide, and the rest shared out by weight.
+
+    0 and 2**24 - 1 stay outside, so that an encoder can speak of an interval as the middle one of three symbols. One
+    division and one product of float64 are rounded in one way only, and keep the order; the last edge is set exactly.
+    """
+    rest = TOTAL - 2 - symbols
+    share = (before.double() * (rest / total.double())).floor().long().clamp(max=rest)
+    return torch.where(index == symbols, rest, share) + index + 1
+
+
+def _pairs(edges: Tensor) -> Tensor:
+    """Left edge and width from both edges, shape (n, 2)."""
+    return torch.stack((edges[:, 0], edges[:, 1] - edges[:, 0]), 1).int()
+
+
+def _summed(weights: Tensor) -> Tensor:
+    """Sums of the weights before each, and of all: shape (n, K) to (n, K + 1)."""
+    sums = weights.new_empty(len(weights), weights.shape[1] + 1)
+    sums[:, 0] = 0
+    torch.cumsum(weights, 1, out=sums[:, 1:])
+    return sums
+
+
+def _located(tables: Tables, targets: Tensor) -> Tensor:
+    """Pairs of one chunk, shape (n, steps, 2)."""
+    known, coded = _known(targets, tables.symbols)
+    group, place = known // tables.size, known % tables.size
+    pairs = [tables.over_groups().pairs(group)] if tables.groups > 1 else []
+    pairs.append(tables.within(torch.arange(len(group), device=group.device), group).pairs(place))
+    return torch.stack(pairs, 1) * coded.view(-1, 1, 1)
+
+
+def _known(targets: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
+    """Targets with those that are no symbols replaced, and which are symbols."""
+    coded = (targets >= 0) & (targets < symbols)
+    return torch.where(coded, targets, 0), coded
+
+
+def _weights(rows: Tensor, width: int) -> Tensor:
+    """``2**36 * exp(logit - greatest)`` cut off to integers, shape (n, width); 0 in rows that have no such number."""
+    logits = rows.new_full((len(rows), width), -math.inf, dtype=torch.float32)
+    logits[:, : rows.shape[1]] = rows
+    # NaN is what a row with NaN, with +inf or without a finite logit gives from here on, or a value of no weight
+    bits = logits.sub_(logits.amax(1, keepdim=True)).mul_(1 / math.log(2))
+    bits = torch.nan_to_num_(bits, nan=-40.0, neginf=-40.0).clamp_(min=-40.0)
+    whole = bits.floor()
+    part = bits.sub_(whole)
+    power = part * _POLYNOMIAL[0]
+    for coefficient in (*_POLYNOMIAL[1:], 1.0):
+        power.add_(coefficient)
+        if coefficient != 1.0:
+            power.mul_(part)
+    exponent = (
+        whole.to(torch.int32).add_(_WEIGHT_BITS).mul_(2**23)
+    )  # added to the bits of a float: times a power of two
+    power.view(torch.int32).add_(exponent)
+    return power.long()
