@@ -7,6 +7,7 @@ value, ``step value checksum``, in a file of its own.
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from prequential.hashing import BASE, mixed, polynomial, signed
 FIRST_LINE = "prequential checks 1\n"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _AT_ONCE = 2**20
+_TORN = re.compile("[0-9]*( [0-9a-f]{0,16}( [0-9a-f]{0,8})?)?")  # how a line begins
 
 
 @torch.no_grad()
@@ -65,19 +67,26 @@ def read_checks(path: str | os.PathLike[str], *, upto: int | None = None) -> tup
         content = Path(path).read_bytes()[:upto]
     except OSError as error:
         raise CoderError(f"cannot read the check values {path}: {error.strerror or error}") from error
-    first, *lines = content.decode(errors="replace").splitlines(keepends=True) or [""]
-    if first != FIRST_LINE:
+    first, _, rest = content.decode(errors="replace").partition("\n")
+    if first != FIRST_LINE.strip():
         raise CoderError(f"{path} has no check values of prequential: its first line is not {FIRST_LINE.strip()!r}")
+    *lines, torn = rest.split("\n")
     values, checksum = {}, 0
     for number, text in enumerate(lines, 2):
-        if number > len(lines) and not text.endswith("\n"):
-            break
-        try:
-            step, value = int(text.split()[0]), int(text.split()[1], 16)
-        except (IndexError, ValueError):
-            step, value = -1, -1
+        step, value = _said(text)
         expected, checksum = line(step, value, checksum)
-        if text != expected:
+        if f"{text}\n" != expected:
             raise CoderError(f"{path} is damaged in line {number}: use a sound copy")
         values[step] = value
+    if not _TORN.fullmatch(torn):
+        raise CoderError(f"{path} is damaged in line {len(lines) + 2}: use a sound copy")
     return values, checksum
+
+
+def _said(text: str) -> tuple[int, int]:
+    """Step and value of a line, or what no line says."""
+    try:
+        step, value, _ = text.split(" ")
+        return int(step), int(value, 16)
+    except ValueError:
+        return -1, -1

@@ -16,6 +16,7 @@ from torch import Tensor
 
 PRECISION = 24  # of the models that constriction's coders take from Python
 TOTAL = 2**PRECISION
+MOST_SYMBOLS = 2**24  # of a vocabulary: two steps of 4096
 # A symbol needs a width of at least 1 of 2**24, which large vocabularies would feel; they are coded in two steps, first
 # the group, then the symbol in its group. A step costs 1.3e-4 bits (the coder's rounding), as 1,500 least widths do.
 LARGEST_SINGLE_STEP = 1024
@@ -63,7 +64,7 @@ def uniform_frequencies(targets: Tensor, symbols: int) -> Tensor:
 
     Args:
         targets: Integers of any shape. One outside of [0, symbols) is not coded.
-        symbols: How many there are, at most 2**24 - 2**12.
+        symbols: How many there are, at most 2**24.
 
     Returns:
         Pairs (left, width), int32, of shape (targets.shape..., steps, 2).
@@ -89,14 +90,15 @@ class Tables:
         self.groups, self.size = steps(self.symbols)
         self.weights = _weights(rows, self.groups * self.size).view(-1, self.groups, self.size)
 
-    def over_groups(self) -> Cumulative:
-        """Each row's groups, all of them; those of a row without any weight count by their symbols."""
-        return Cumulative(_summed(self.weights.sum(2)), self.size, self.weights.new_full((), self.symbols))
+    def first(self) -> Cumulative:
+        """Each row's first step: its symbols, or its groups; in a row without any weight all symbols count alike."""
+        weights, unit = (self.weights[:, 0], 1) if self.groups == 1 else (self.weights.sum(2), self.size)
+        return Cumulative(_summed(weights), unit, weights.new_full((), self.symbols))
 
-    def within(self, rows: Tensor, group: Tensor) -> Cumulative:
-        """Symbols of one group in each of some rows; where none has any weight, all count alike."""
-        weights = self.weights[rows, group]
-        return Cumulative(_summed(weights), 1, (self.symbols - group.unsqueeze(1) * self.size).clamp(max=self.size))
+    def second(self, rows: Tensor, group: Tensor) -> Cumulative:
+        """Symbols of one group in each of some rows; where none of them has any weight, all count alike."""
+        exist = (self.symbols - group.unsqueeze(1) * self.size).clamp(max=self.size)
+        return Cumulative(_summed(self.weights[rows, group]), 1, exist)
 
 
 class Cumulative(NamedTuple):
@@ -150,16 +152,17 @@ def _summed(weights: Tensor) -> Tensor:
 def _located(tables: Tables, targets: Tensor) -> Tensor:
     """Pairs of one chunk, shape (n, steps, 2)."""
     known, coded = _known(targets, tables.symbols)
-    group, place = known // tables.size, known % tables.size
-    pairs = [tables.over_groups().pairs(group)] if tables.groups > 1 else []
-    pairs.append(tables.within(torch.arange(len(group), device=group.device), group).pairs(place))
+    pairs = [tables.first().pairs(known // (1 if tables.groups == 1 else tables.size))]
+    if tables.groups > 1:
+        rows = torch.arange(len(known), device=known.device)
+        pairs.append(tables.second(rows, known // tables.size).pairs(known % tables.size))
     return torch.stack(pairs, 1) * coded.view(-1, 1, 1)
 
 
 def _known(targets: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
     """Targets with those that are no symbols replaced, and which are symbols."""
     coded = (targets >= 0) & (targets < symbols)
-    return torch.where(coded, targets, 0), coded
+    return torch.where(coded, targets, 0).long(), coded
 
 
 def _weights(rows: Tensor, width: int) -> Tensor:

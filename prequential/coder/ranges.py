@@ -72,7 +72,7 @@ class Decoder:
         """Take one step a row, given the edges of all symbols, shape (n, K + 1): the symbols' numbers, shape (n,).
 
         Raises:
-            CoderError: If a step lies in no symbol, which happens only under other edges than those it was written with.
+            CoderError: If a step lies in no symbol, as happens only under other edges than those it was written with.
         """
         weights = np.pad(np.diff(edges) - 1, ((0, 0), (1, 1))).astype(np.float32)
         try:
@@ -88,6 +88,6 @@ class Decoder:
 def strayed() -> CoderError:
     """What is said where a stream is decoded with other probabilities than it was written with."""
     return CoderError(
-        "the bitstream does not decode: expected the logits that it was written with, got others; decode with the seeds, on "
-        "the device, thread count and build of the run"
+        "the bitstream does not decode: expected the logits that it was written with, got others; decode with "
+        "the seeds, on the device, thread count and build of the run"
     )

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from prequential.coder import checks, stream
-from prequential.coder.frequencies import Tables, steps
+from prequential.coder.frequencies import Tables
 from prequential.coder.ranges import Decoder, strayed
 from prequential.errors import CoderError
-
 
 _AT_ONCE = 2**20  # edges handed over at a time
 
@@ -49,10 +48,10 @@ class BitstreamReader:
         """Decode one token for each row of logits.
 
         Args:
-            logits: Shape (\\*leading, V), the very ones that the tokens were written with.
+            logits: Shape (leading..., V), the very ones that the tokens were written with.
 
         Returns:
-            Token ids, shape (\\*leading,), int64, on the device of the logits.
+            Token ids, shape (leading...), int64, on the device of the logits.
 
         Raises:
             CoderError: If the stream has no more, or the logits are others.
@@ -66,7 +65,7 @@ class BitstreamReader:
         return self._tokens(Tables(nothing), count)
 
     def hold(self, step: int, value: int | Tensor) -> None:
-        """Hold a check value against the one that was written for this step, if there was any.
+        """Hold a check value against the one that was written for this step, if any was.
 
         Raises:
             CoderError: If they differ, because then nothing that follows can be decoded.
@@ -74,26 +73,20 @@ class BitstreamReader:
         expected, found = self.checks.get(step), int(value) % 2**64
         if expected not in (None, found):
             raise CoderError(
-                f"decoding strays before step {step}: expected parameters {expected:016x}, got {found:016x}; decode on the device, "
-                "thread count and build of the run, with its seeds"
+                f"decoding strays before step {step}: expected parameters {expected:016x}, got {found:016x}; decode with "
+                "the seeds, on the device, thread count and build of the run"
             )
 
     def _tokens(self, tables: Tables, count: int) -> Tensor:
         """Decode ``count`` tokens, one a row of the tables; a single row stands for all."""
-        first = tables.over_groups().edges().cpu().numpy()
+        first = tables.first().edges().cpu().numpy()
         if tables.groups == 1:
-            first = (
-                tables.within(torch.arange(len(first)), torch.zeros(len(first), dtype=torch.int64))
-                .edges()
-                .cpu()
-                .numpy()
-            )
             return torch.from_numpy(self._steps(np.broadcast_to(first, (count, first.shape[1]))))
         tokens = torch.empty(count, dtype=torch.int64)
         for i in range(count):
             row = i % len(first)
             group = torch.from_numpy(self._steps(first[row : row + 1])).to(tables.weights.device)
-            edges = tables.within(group.new_full((1,), row), group).edges().cpu().numpy()
+            edges = tables.second(group.new_full((1,), row), group).edges().cpu().numpy()
             tokens[i] = int(group) * tables.size + int(self._steps(edges)[0])
         if count and int(tokens.max()) >= tables.symbols:
             raise strayed()
@@ -101,17 +94,15 @@ class BitstreamReader:
 
     def _steps(self, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Decode one step a row of edges, from as many segments as it takes."""
-        if len(edges) > self.steps_left:
-            raise CoderError(
-                f"{self.path} has {self.steps_left:,} steps of its code left, and {len(edges):,} were asked for"
-            )
-        found, many = np.empty(len(edges), dtype=np.int64), max(1, _AT_ONCE // edges.shape[1])
-        done = 0
-        while done < len(edges):
+        left, many = self.steps_left, max(1, _AT_ONCE // edges.shape[1])
+        if len(edges) > left:
+            raise CoderError(f"{self.path} has {left:,} steps of its code left, and {len(edges):,} were asked for")
+        found = np.empty(len(edges), dtype=np.int64)
+        while self.steps_left > left - len(edges):
             while not self._decoder.steps:
                 self._decoder = Decoder(*stream.read_segment(self.path, next(self._segments)))
+            done = left - self.steps_left
             part = edges[done : done + min(many, self._decoder.steps)]
             found[done : done + len(part)] = self._decoder.decode(part)
-            done += len(part)
-        self.steps_left -= len(edges)
+            self.steps_left -= len(part)
         return found

@@ -4,8 +4,8 @@
     segment  12 bytes: words, steps, checksum of all before and in it; then the words
     end      a segment of 0 words and 0 steps
 
-Numbers are little-endian. A segment is written whole or not at all, so that a run that is killed leaves a file that ends
-with the last one that was sealed, and without an end.
+Numbers are little-endian. A run that is killed leaves a file that ends with the last segment that was sealed, and
+without an end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from prequential.coder.frequencies import PRECISION
+from prequential.coder.frequencies import MOST_SYMBOLS, PRECISION
 from prequential.errors import CoderError
 
 # 1: first version
@@ -50,6 +50,8 @@ class Layout(NamedTuple):
 
 def header(symbols: int) -> bytes:
     """The first bytes of a bitstream over a vocabulary."""
+    if not 1 <= symbols <= MOST_SYMBOLS:
+        raise CoderError(f"expected a vocabulary of 1 to {MOST_SYMBOLS:,} symbols, got {symbols:,}")
     return HEADER.pack(MAGIC, FORMAT, PRECISION, symbols)
 
 
@@ -129,6 +131,6 @@ def _vocabulary(first: bytes, path: Path) -> int:
         raise CoderError(
             f"{path} has format {number}.{precision}, expected {FORMAT}.{PRECISION}: use the version that wrote it"
         )
-    if symbols < 1:
-        raise CoderError(f"{path} is damaged: a vocabulary of 0 symbols")
+    if not 1 <= symbols <= MOST_SYMBOLS:
+        raise CoderError(f"{path} is damaged: expected a vocabulary of 1 to {MOST_SYMBOLS:,} symbols, got {symbols:,}")
     return int(symbols)

@@ -84,6 +84,24 @@ class BitstreamWriter:
 
     def flush(self) -> None:
         """Transfer and encode what waits: the only call that waits for the device, for log points."""
+        self._encode()
+        if self._encoder.length >= SEGMENT_BYTES:
+            self.seal()
+
+    def seal(self) -> None:
+        """Encode what waits and write it to the file, where it can be decoded whatever happens later."""
+        self._encode()
+        if steps := self._encoder.steps:
+            segment, self._checksum = stream.framed(self._encoder.seal(), steps, self._checksum)
+            self._file.append(segment)
+        lines = []
+        for step, value in self._values:
+            line, self._checks_checksum = checks.line(step, int(value), self._checks_checksum)
+            lines.append(line)
+        self._checks.append("".join(lines).encode())
+        self._values = []
+
+    def _encode(self) -> None:
         waiting, self._waiting = self._waiting, []
         for _, tensors in itertools.groupby(waiting, lambda tensor: tensor.device):
             pairs = torch.cat(list(tensors)).cpu().numpy()
@@ -91,25 +109,14 @@ class BitstreamWriter:
             self.frequency_bits += PRECISION * len(pairs) - float(np.log2(pairs[:, 1]).sum())
             self._encoder.encode(pairs)
         self._values = [(step, int(value)) for step, value in self._values]
-        if self._encoder.length >= SEGMENT_BYTES:
-            self.seal()
-
-    def seal(self) -> None:
-        """Encode what waits and write it to the file, where it can be decoded whatever happens later."""
-        self.flush()
-        if steps := self._encoder.steps:
-            segment, self._checksum = stream.framed(self._encoder.seal(), steps, self._checksum)
-            self._file.append(segment)
-        for step, value in self._values:
-            line, self._checks_checksum = checks.line(step, int(value), self._checks_checksum)
-            self._checks.append(line.encode())
-        self._values = []
 
     @property
     def bytes_written(self) -> int:
         """Length of the file if it were closed now, without what waits on the device."""
-        open_bytes = stream.FRAME.size + self._encoder.length if self._encoder.steps else 0
-        return self._file.bytes + open_bytes + stream.FRAME.size
+        if self._file.closed:
+            return self._file.bytes
+        unsealed = stream.FRAME.size + self._encoder.length if self._encoder.steps else 0
+        return self._file.bytes + unsealed + stream.FRAME.size
 
     def state_dict(self) -> dict[str, Any]:
         """Seal, and give what a checkpoint keeps to `resume` from: a few plain numbers."""
@@ -123,7 +130,9 @@ class BitstreamWriter:
         }
 
     def close(self) -> None:
-        """Seal, and write the end, by which a reader knows that the stream is whole."""
+        """Seal, and write the end, by which a reader knows that the stream is whole; a second time nothing happens."""
+        if self._file.closed:
+            return
         self.seal()
         self._file.append(stream.framed(b"", 0, self._checksum)[0])
         self._file.close()
@@ -148,6 +157,11 @@ class _Growing:
         self._file.flush()
         os.fsync(self._file.fileno())
         self.bytes += len(piece)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be appended any more."""
+        return self._file.closed
 
     def close(self) -> None:
         """Close the file."""
