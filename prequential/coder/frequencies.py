@@ -21,6 +21,7 @@ MOST_SYMBOLS = 2**24  # of a vocabulary: two steps of 4096
 # the group, then the symbol in its group. A step costs 1.3e-4 bits (the coder's rounding), as 1,500 least widths do.
 LARGEST_SINGLE_STEP = 1024
 _WEIGHT_BITS = 36  # a logit 36 bits below the greatest has weight 1; further below 0
+_NO_WEIGHT = -40.0
 # 2**f on [0, 1] to 3.3e-6, exact at both ends: 1 + f + f(1 - f)(a + b f + c f**2), fitted to the least relative error.
 _POLYNOMIAL = (0.01355575, 0.05203237, 0.24137976, 0.69303212)
 _CHUNK = {"cpu": 2**18, "cuda": 2**24}  # logits at a time: what a core's cache holds, what hides the cost of launches
@@ -167,20 +168,18 @@ def _known(targets: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
 
 def _weights(rows: Tensor, width: int) -> Tensor:
     """``2**36 * exp(logit - greatest)`` cut off to integers, shape (n, width); 0 in rows that have no such number."""
-    logits = rows.new_full((len(rows), width), -math.inf, dtype=torch.float32)
-    logits[:, : rows.shape[1]] = rows
-    # NaN is what a row with NaN, with +inf or without a finite logit gives from here on, or a value of no weight
-    bits = logits.sub_(logits.amax(1, keepdim=True)).mul_(1 / math.log(2))
-    bits = torch.nan_to_num_(bits, nan=-40.0, neginf=-40.0).clamp_(min=-40.0)
+    logits = rows.float()
+    bits = (logits - logits.amax(1, keepdim=True)).mul_(1 / math.log(2))
+    # NaN is all that a row with NaN or with +inf, or without a finite logit, has by now, beside -inf
+    torch.nan_to_num_(bits, nan=_NO_WEIGHT, neginf=_NO_WEIGHT).clamp_(min=_NO_WEIGHT)
     whole = bits.floor()
     part = bits.sub_(whole)
-    power = part * _POLYNOMIAL[0]
-    for coefficient in (*_POLYNOMIAL[1:], 1.0):
-        power.add_(coefficient)
-        if coefficient != 1.0:
-            power.mul_(part)
-    exponent = (
-        whole.to(torch.int32).add_(_WEIGHT_BITS).mul_(2**23)
-    )  # added to the bits of a float: times a power of two
-    power.view(torch.int32).add_(exponent)
-    return power.long()
+    power = part * (_POLYNOMIAL[0] * 2.0**_WEIGHT_BITS)
+    for coefficient in _POLYNOMIAL[1:]:
+        power.add_(coefficient * 2.0**_WEIGHT_BITS).mul_(part)
+    power.add_(2.0**_WEIGHT_BITS)
+    power.view(torch.int32).add_(whole.to(torch.int32).mul_(2**23))  # the exponent of a float: times a power of two
+    weights = torch.empty(len(rows), width, dtype=torch.int64, device=rows.device)
+    weights[:, : rows.shape[1]] = power
+    weights[:, rows.shape[1] :] = 0
+    return weights
