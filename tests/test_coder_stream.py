@@ -138,13 +138,13 @@ def test_a_closed_stream_can_be_resumed(path):
     """A fit that ended and goes on: the end is cut off with what came after the checkpoint."""
     writer = BitstreamWriter(path, symbols=SYMBOLS)
     state = writer.state_dict()
-    write(writer, 0, 9)
+    write(writer, 0, 300)
     writer.close()
     resumed = BitstreamWriter.resume(path, state)
-    write(resumed, 0, 300)
+    write(resumed, 0, 9)
     resumed.close()
     resumed.close()
-    assert torch.equal(BitstreamReader(path).read(LOGITS), TARGETS)
+    assert torch.equal(BitstreamReader(path).read(LOGITS[:9]), TARGETS[:9])
 
 
 def test_a_state_is_plain_numbers(path):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prequential.errors import CoderError
-from prequential.hashing import BASE, mixed, polynomial, signed
+from prequential.hashing import mixed, polynomial
 
 FIRST_LINE = "prequential checks 1\n"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -37,7 +37,7 @@ def check_value(tensors: Iterable[Tensor]) -> Tensor:
         bits = flat.view(_INTEGERS[flat.element_size()])
         value = torch.zeros((), dtype=torch.int64, device=tensor.device) if value is None else value.to(tensor.device)
         for part in torch.split(bits, _AT_ONCE):
-            value = mixed(value * signed(BASE) + polynomial(part.long().unsqueeze(0))[0])
+            value = mixed(value + polynomial(part.long().unsqueeze(0))[0])
     return torch.zeros((), dtype=torch.int64) if value is None else value
 
 

@@ -75,10 +75,10 @@ def uniform_frequencies(targets: Tensor, symbols: int) -> Tensor:
     group, place = known // size, known % size
     exist = (symbols - group * size).clamp(max=size).unsqueeze(1)
     both = torch.stack((group, group + 1), 1), torch.stack((place, place + 1), 1)
-    pairs = [_pairs(_edges((both[0] * size).clamp(max=symbols), exist.new_full((), symbols), both[0], groups))] * (
+    pairs = [_pairs(_edges(both[0] * size, exist.new_full((), symbols), both[0], groups))] * (
         groups > 1
     )
-    pairs.append(_pairs(_edges(both[1].minimum(exist), exist, both[1], size)))
+    pairs.append(_pairs(_edges(both[1], exist, both[1], size)))
     return (torch.stack(pairs, 1) * coded.view(-1, 1, 1)).reshape(*targets.shape, len(pairs), 2)
 
 
@@ -122,12 +122,12 @@ class Cumulative(NamedTuple):
     def _edges(self, before: Tensor, index: Tensor) -> Tensor:
         """Edges of the symbols numbered ``index``, given the weight before each of them."""
         total = self.sums[:, -1:]
-        before = torch.where(total == 0, (index * self.unit).minimum(self.exist), before)
+        before = torch.where(total == 0, index * self.unit, before)
         return _edges(before, torch.where(total == 0, self.exist, total), index, self.sums.shape[1] - 1)
 
 
 def _edges(before: Tensor, total: Tensor, index: Tensor, symbols: int) -> Tensor:
-    """Edges of symbols in [0, 2**24): each symbol 1 wide, and the rest shared out by weight.
+    """Edges of symbols in [0, 2**24): each symbol 1 wide, and the rest shared out by weight until there is none left.
 
     0 and 2**24 - 1 stay outside, so that an encoder can speak of an interval as the middle one of three symbols. One
     division and one product of float64 are rounded in one way only, and keep the order; the last edge is set exactly.
