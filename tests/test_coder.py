@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from prequential.coder import BitstreamReader, BitstreamWriter, frequencies, uniform_frequencies
+from prequential.coder import BitstreamReader, BitstreamWriter, check_value, frequencies, uniform_frequencies
 from prequential.coder.frequencies import LARGEST_SINGLE_STEP, TOTAL, Tables, steps
 from prequential.errors import CoderError
 
@@ -179,6 +179,28 @@ def test_other_precisions_are_taken_as_float32(dtype):
     expected = frequencies(logits.float(), targets)
     for integer in (torch.int64, torch.int32, torch.uint8):
         assert torch.equal(frequencies(logits, targets.to(integer)), expected)
+
+
+@pytest.mark.parametrize("symbols", [256, 5000])
+def test_nothing_is_read_on_the_host(symbols):
+    """Tensors without values go through: no size and no branch depends on one, so that nothing waits for a device."""
+    logits, targets = torch.empty(4, symbols, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
+    assert frequencies(logits, targets).device.type == "meta"
+    assert uniform_frequencies(targets, symbols).device.type == "meta"
+    assert check_value([logits, targets]).device.type == "meta"
+
+
+def test_an_autocast_region_and_a_graph_change_nothing():
+    """The same table under autocast, in inference mode, and of logits that carry a graph."""
+    logits, targets = seeded(9, 300), torch.arange(9)
+    expected = frequencies(logits, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(frequencies(logits, targets), expected)
+    with torch.inference_mode():
+        assert torch.equal(frequencies(logits, targets), expected)
+    found = frequencies(logits.clone().requires_grad_(), targets)
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
 
 
 def test_leading_shapes_stay():

@@ -42,16 +42,15 @@ def times(logits: torch.Tensor, targets: torch.Tensor, path: Path) -> list[float
     return [*(statistics.median(column) for column in zip(*rounds, strict=True)), decode]
 
 
-def overhead(logits: torch.Tensor, targets: torch.Tensor, path: Path) -> tuple[float, float, float]:
-    """Ideal bits a token, and bits a token over it: by the integer tables, and in the file of about a million tokens."""
+def lengths(logits: torch.Tensor, targets: torch.Tensor, path: Path) -> tuple[int, float, float, int]:
+    """About a million tokens, and their bytes: of the ideal code, by the integer tables, and in the file."""
     writer, found = BitstreamWriter(path, symbols=logits.shape[1]), frequencies(logits, targets)
     repeats = LONG // len(targets)
     for _ in range(repeats):
         writer.write(found)
     writer.close()
-    ideal = F.cross_entropy(logits.double(), targets).item() / math.log(2)
-    tokens = repeats * len(targets)
-    return ideal, writer.frequency_bits / tokens - ideal, path.stat().st_size * 8 / tokens - ideal
+    ideal = F.cross_entropy(logits.double(), targets, reduction="sum").item() / math.log(2) * repeats
+    return repeats * len(targets), ideal / 8, writer.frequency_bits / 8, path.stat().st_size
 
 
 def main() -> None:
@@ -65,11 +64,14 @@ def main() -> None:
             logits = torch.randn(tokens, symbols, generator=generator) * scale
             targets = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
             loss, tables, coder, decode = times(logits, targets, path)
-            ideal, by_tables, by_file = overhead(logits, targets, path)
             print(
                 f"{symbols:>6,} symbols: loss {loss:.2f}, tables {tables:.2f}, range coder {coder:.2f}, added/loss "
-                f"{(tables + coder) / loss:.2f}, decoder {decode:.0f}\n"
-                f"                ideal {ideal:.3f} bits, tables {by_tables:+.1e}, file {by_file:+.1e} = {by_file / ideal:+.4%}",
+                f"{(tables + coder) / loss:.2f}, decoder {decode:.0f}"
+            )
+            many, ideal, by_tables, file = lengths(logits, targets, path)
+            print(
+                f"{many:>14,} tokens of {ideal * 8 / many:.2f} bits: ideal {ideal:,.0f} bytes, tables {by_tables - ideal:+.1f}, "
+                f"file {file - ideal:+.1f} = {file / ideal - 1:+.4%}",
                 flush=True,
             )
 
