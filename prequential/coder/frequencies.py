@@ -56,7 +56,7 @@ def frequencies(logits: Tensor, targets: Tensor) -> Tensor:
     rows, wanted = logits.reshape(-1, symbols), targets.reshape(-1)
     many = max(1, _CHUNK.get(logits.device.type, _CHUNK["cpu"]) // symbols)
     parts = [_located(Tables(rows[i : i + many]), wanted[i : i + many]) for i in range(0, len(rows), many)]
-    shape = (*targets.shape, 1 if steps(symbols)[0] == 1 else 2, 2)
+    shape = (*targets.shape, 1 if symbols <= LARGEST_SINGLE_STEP else 2, 2)
     return (torch.cat(parts) if parts else wanted.new_empty(0, dtype=torch.int32)).reshape(shape)
 
 
@@ -74,12 +74,15 @@ def uniform_frequencies(targets: Tensor, symbols: int) -> Tensor:
     groups, size = steps(symbols)
     group, place = known // size, known % size
     exist = (symbols - group * size).clamp(max=size).unsqueeze(1)
-    both = torch.stack((group, group + 1), 1), torch.stack((place, place + 1), 1)
-    pairs = [_pairs(_edges(both[0] * size, exist.new_full((), symbols), both[0], groups))] * (
-        groups > 1
-    )
-    pairs.append(_pairs(_edges(both[1], exist, both[1], size)))
+    pairs = [_uniform_pairs(group, groups, size, exist.new_full((), symbols))] if groups > 1 else []
+    pairs.append(_uniform_pairs(place, size, 1, exist))
     return (torch.stack(pairs, 1) * coded.view(-1, 1, 1)).reshape(*targets.shape, len(pairs), 2)
+
+
+def _uniform_pairs(index: Tensor, count: int, unit: int, exist: Tensor) -> Tensor:
+    """Pairs of one step of the uniform code, whose ``count`` symbols weigh ``unit`` each until ``exist`` is reached."""
+    both = torch.stack((index, index + 1), 1)
+    return _pairs(_edges(both * unit, exist, both, count))
 
 
 class Tables:
