@@ -11,7 +11,7 @@ from typing import Any
 
 from prequential.codelength import Tally, nats_to_bits
 from prequential.errors import BookError
-from prequential.run import Interval, Run
+from prequential.run import DECODED, Interval, Run
 
 # Format numbers, newest first. A reader refuses a number it does not know.
 #   3  2026-11  books have an id and may name an ancestor; carried sums; a rewind says which lines stand; end: its error
@@ -40,6 +40,7 @@ class Reader:
         self.end: dict[str, Any] | None = None
         self.warnings: list[str] = []
         self.charges: dict[str, float] = {}
+        self.proofs: list[dict[str, Any]] = []
 
     def run(self) -> Run:
         """Read all lines that stand.
@@ -71,7 +72,9 @@ class Reader:
         if self.torn:
             self.warnings.append("the last line is cut short and was left out: the run was killed while writing it")
         name = str(header.get("name") or self.source.parent.name)
-        run = Run(name, str(self.source), header, self.intervals, self.events, self.end, self.warnings, self.charges)
+        run = Run(
+            name, str(self.source), header, self.intervals, self.events, self.end, self.warnings, self.charges, self.proofs
+        )
         self._check_totals(run)
         return run
 
@@ -133,7 +136,10 @@ class Reader:
     def _event(self, record: dict[str, Any]) -> None:
         if not all(isinstance(record[key], str) for key in ("event", "message")):
             raise TypeError("message")
-        self.events.append(record)
+        if record["event"] == DECODED:
+            self.proofs.append(dict(record["certificate"]))
+        else:
+            self.events.append(record)
 
     def _charge(self, record: dict[str, Any]) -> None:
         name, bits = record["name"], float(_typed(record["bits"], float))

@@ -4,7 +4,7 @@ Exit code 0; 1 with one line on stderr for input that cannot be used; 2 for a wr
 needs when it runs, so that ``prequential --help`` answers at once.
 
 - `viewing`: commands that look at runs; `records`: that write books; `programs`: about training programs; `sizes`:
-  about data alone.
+  about data alone; `proving`: that give the data back.
 - `printing`: what they all print with.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from prequential.cli import programs, records, sizes, viewing
+from prequential.cli import programs, proving, records, sizes, viewing
 from prequential.errors import PrequentialError
 
 _COMMANDS = (
@@ -26,6 +26,8 @@ _COMMANDS = (
     records.charge,
     programs.bundle,
     programs.audit,
+    proving.decode,
+    proving.verify,
     sizes.baselines,
 )
 

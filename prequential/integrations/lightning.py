@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from prequential.errors import MeasureError
 from prequential.integrations.audience import Audience, rows_for
@@ -31,6 +32,9 @@ from prequential.integrations.wandb import prefixed
 from prequential.recorder import Recorder
 from prequential.rehearsal import rehearsal
 from prequential.run import Run
+
+if TYPE_CHECKING:
+    from prequential.integrations.bitstreams import Reading, Writing
 
 
 class CompressionMonitor(pl.Callback):
@@ -69,6 +73,8 @@ class CompressionMonitor(pl.Callback):
             the code; None scores the training step itself.
         audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
             what it codes (and later ones, while it looks at no token yet); None does not.
+        bitstream: Whether to write the data as a bitstream beside the book while the run trains, from which
+            ``prequential decode`` gets it back. The script then reads its data by `tokens`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -96,6 +102,7 @@ class CompressionMonitor(pl.Callback):
         weights: str | None = None,
         rescore: float | str | None = None,
         audit: str | None = None,
+        bitstream: bool = False,
     ) -> None:
         self.options = Options(
             token_bytes=token_bytes,
@@ -118,6 +125,11 @@ class CompressionMonitor(pl.Callback):
         self.ledger, self.audit = ledger, audit
         self.causality: CausalityAudit | None = None
         self.from_environment = False
+        self._stream: Writing | Reading | None = None
+        if bitstream:
+            from prequential.integrations.bitstreams import streaming
+
+            self._stream = streaming(self.options)
         self._session: Session | None = None
         self._path: Path | None = None
         self._first_call = True
@@ -143,6 +155,26 @@ class CompressionMonitor(pl.Callback):
         """Path of the book of this fit, or of the last one; None before the first."""
         return self._path
 
+    def tokens(self, source: Any) -> Tensor:
+        """Read the data of the run: token ids, int64, shape (N,).
+
+        With ``bitstream=True`` what is returned are placeholders: large numbers, one a token, that the script may cut,
+        pad, shuffle, stack and shift, but not compute with. The monitor puts the tokens in their place just before each
+        training step. Where the run is decoded, ``source`` is not looked at.
+
+        Args:
+            source: Bytes, the path of a file, or a function that returns bytes. They are encoded by ``token_bytes``,
+                or are tokens themselves.
+
+        Raises:
+            MeasureError: There is no data, or the tokenizer does not give it back byte for byte.
+        """
+        if self._stream is not None:
+            return self._stream.tokens(source)
+        from prequential.bitstream.corpus import encoded, read
+
+        return encoded(read(source), self.options.table)
+
     # -- hooks --------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -155,6 +187,9 @@ class CompressionMonitor(pl.Callback):
             raise MeasureError(
                 "expected one CompressionMonitor in a trainer, got several, which would measure it twice: leave one in"
             )
+        if self._stream is not None and self._stream.decodes:
+            self._stream.setup(trainer)
+            return
         if trainer.world_size > 1:
             raise MeasureError(
                 f"expected one process, got {trainer.world_size}: this version counts the tokens of one process only, "
@@ -188,6 +223,9 @@ class CompressionMonitor(pl.Callback):
         """Find the training program and begin to record."""
         if self._stands_back(trainer):
             return
+        if self._stream is not None and self._stream.decodes:
+            self._wrap_decoding(trainer)
+            return
         state, self._loaded = self._loaded, None
         if vars(trainer)["fast_dev_run"]:
             self._scratch = TemporaryDirectory()
@@ -199,7 +237,10 @@ class CompressionMonitor(pl.Callback):
             self.options,
             path=self._path,
             facts=circumstances(trainer),
-            configuration=lambda: configuration(trainer, pl_module),
+            configuration=lambda: {
+                **configuration(trainer, pl_module),
+                **({} if self._stream is None else self._stream.configuration()),
+            },
             device=pl_module.device,
             every_n_steps=max(1, vars(trainer)["log_every_n_steps"]),
             publish=lambda values, steps: self._publish(trainer, values, steps),
@@ -210,6 +251,9 @@ class CompressionMonitor(pl.Callback):
             learnt=_learnt(trainer),
         )
         self._path = self._session.recorder.account.path
+        if self._stream is not None:
+            facts = self._stream.begin(pl_module, self._path, reruns=_reruns(pl_module))
+            self._session.recorder.account.settle(facts)
         self._wrap_training_step(trainer, self._session.recorder)
 
     def on_train_batch_start(
@@ -244,6 +288,8 @@ class CompressionMonitor(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the end of the book, the summary and the artifacts."""
+        if self._stream is not None and self._stream.decodes:
+            self._stream.end()
         self._finish(trainer, None)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -272,7 +318,8 @@ class CompressionMonitor(pl.Callback):
         call the step again (LBFGS) are scored at the first call, which is before the update.
         """
         strategy: Any = trainer.strategy
-        original = strategy.training_step
+        plain = strategy.training_step
+        original = plain if self._stream is None else self._stream.coding(plain)
         module = trainer.lightning_module
         self.causality = CausalityAudit() if self.audit is not None else None
 
@@ -290,7 +337,34 @@ class CompressionMonitor(pl.Callback):
                 self.causality.tell(recorder)
             return outputs
 
-        strategy.training_step = training_step
+        strategy.training_step = training_step if self._stream is None else self._placing(trainer, plain, training_step)
+
+    def _wrap_decoding(self, trainer: pl.Trainer) -> None:
+        """Decode every micro-batch before it is trained on; nothing is recorded."""
+        strategy: Any = trainer.strategy
+        plain = strategy.training_step
+
+        def training_step(*args: Any) -> Any:
+            self._first_call = False
+            return plain(*args)
+
+        strategy.training_step = self._placing(trainer, plain, training_step)
+
+    def _placing(self, trainer: pl.Trainer, plain: Callable[..., Any], step: Callable[..., Any]) -> Callable[..., Any]:
+        """A training step that is given placeholders, and runs another on the tokens."""
+        stream = self._stream
+        assert stream is not None
+
+        def rehearse(*args: Any) -> None:
+            with _rehearsed(trainer, evaluating=False):
+                plain(*args)
+
+        def training_step(batch: Any, *args: Any) -> Any:
+            if self._first_call:
+                stream.prepare(batch, trainer.global_step, trainer.lightning_module, lambda other: rehearse(other, *args))
+            return step(stream.shown(batch), *args)
+
+        return training_step
 
     def _auditable(
         self, trainer: pl.Trainer, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -315,13 +389,16 @@ class CompressionMonitor(pl.Callback):
         if self._epoch.resuming and error is None:  # nothing was left to train
             self._epoch.end(trainer, session.recorder)
         self._kept = self.state_dict()
-        session.finish(error, self._summarize)
+        facts = {} if self._stream is None else self._stream.close(whole=error is None)
+        session.finish(error, self._summarize, **facts)
         self._session = None
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = self._path = None
 
     def _publish(self, trainer: pl.Trainer, values: dict[str, float | int], steps: int) -> None:
+        if self._stream is not None:
+            self._stream.flush()
         if self._audience is not None:
             self._audience.publish(values, steps)
         shown = {"compressed_MB": values["compressed_bytes"] / 1e6}

@@ -162,19 +162,22 @@ class Session:
             else:
                 self.recorder.rescoring.load(state["rescoring"])
 
-    def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None]) -> None:
+    def finish(
+        self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None], **more: Any
+    ) -> None:
         """End the book, write the bundle beside it, and hand both to ``summarize``; never raises.
 
         Args:
             error: What ended the training, or None.
             summarize: Called with the run as its book tells it, and the files written.
+            more: Facts for the end of the book.
         """
         facts: dict[str, Any] = {}
         with Harmless("the training program was not looked for again"):
             facts = self.program.look_again(self.recorder.account)
         if error is not None:
             facts["error"] = f"{type(error).__name__}: {error}".removesuffix(": ")
-        self.recorder.finish(_status(error), **facts)
+        self.recorder.finish(_status(error), **facts, **more)
         book = self.recorder.account.path
         if book.exists():
             with Harmless("the run has its book, but no summary"):

@@ -2,11 +2,12 @@
 
 No view prints, and none computes beyond rounding; the numbers come from the registry of quantities.
 
-- `table`: a run and a comparison; `inventory`: a bundle, baselines and an audit.
+- `table`: a run and a comparison; `inventory`: a bundle, baselines and an audit; `certificate`: a decoding.
 - `record`: the same as plain JSON objects.
 - `figures`: how a number or a stranger's text is written, so that neither shows an untruth.
 """
 
+from prequential.views.certificate import certificate_table
 from prequential.views.inventory import audit_table, baselines_table, bundle_table
 from prequential.views.record import bundle_record, comparison_record, run_record
 from prequential.views.table import comparison_table, run_table
@@ -16,6 +17,7 @@ __all__ = [
     "baselines_table",
     "bundle_record",
     "bundle_table",
+    "certificate_table",
     "comparison_record",
     "comparison_table",
     "run_record",

@@ -98,6 +98,7 @@ def trust(run: Run) -> list[tuple[str, str]]:
     return [
         ("length", run.length),
         ("grade", run.grade),
+        *_bitstream(run),
         *([] if error is None else [("standard error", f"{in_bytes(nats_to_bits(error))} bytes of data code")]),
         *([("given weights", run.given_weights)] if run.given_weights else []),
         ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
@@ -106,6 +107,21 @@ def trust(run: Run) -> list[tuple[str, str]]:
         ("bundle", run.bundle.get("sha256") or "left out: the total lacks the training program"),
         ("book", run.path),
     ]
+
+
+def _bitstream(run: Run) -> list[tuple[str, str]]:
+    """The file that proves the number: its size, beside that of the ideal code."""
+    found = run.bitstream
+    if not found.get("bytes"):
+        return []
+    ideal = (run.total.nats + run.total.uncoded_nats) / 8
+    over = found["bytes"] - nats_to_bits(ideal)
+    words = f"{count(found['bytes'])} bytes in {found['file']}, {cost(over)} over data code and uncoded tokens"
+    if found.get("failure"):
+        words += f"; it cannot be decoded: {found['failure']}"
+    proof = run.certificate
+    decoded = f"to {count(proof.get('raw_bytes'))} bytes, sha256 {proof.get('sha256')}" if proof else ""
+    return [("bitstream", words), *([("decoded", decoded)] if proof else [])]
 
 
 def _modes(run: Run) -> list[tuple[str, str]]:

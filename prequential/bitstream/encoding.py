@@ -1,0 +1,218 @@
+"""Writing the bitstream in the training pass as it is, and trying on the way whether it could be decoded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prequential.bitstream.calls import LossCalls, Scores, all_calls, check_calls
+from prequential.bitstream.corpus import Corpus, Positions
+from prequential.bitstream.layout import Layout, find_layout
+from prequential.bitstream.order import Batch
+from prequential.bitstream.stream import begin, due, sampled
+from prequential.coder import BitstreamWriter, check_value, frequencies, uniform_frequencies
+from prequential.errors import MeasureError, warn
+
+# Passes of the first micro-batch that are tried, spread over it; of later ones, one at the 2nd, 4th, 8th, ...
+_TRIED = 4
+
+
+class Encoder:
+    """Writes the tokens of one run.
+
+    Args:
+        path: The bitstream.
+        corpus: Its tokens.
+        module: What is trained.
+
+    Attributes:
+        failure: Why the stream stopped before the training did, or None.
+        uniform_tokens: Tokens sent by the uniform code so far.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], corpus: Corpus, module: nn.Module) -> None:
+        self.path, self.corpus = path, corpus
+        self.failure: str | None = None
+        self.uniform_tokens = 0
+        self._module = module
+        self._layout: Layout | None = None
+        self._writer: BitstreamWriter | None = None
+        self._batches = 0
+        self._wrong: Tensor | None = None
+
+    def shown(self, batch: Any) -> Any:
+        """The batch with the tokens in the place of placeholders."""
+        return self.corpus.shown(batch)
+
+    def prepare(self, batch: Any, step: int, rehearse: Callable[[Any], Any]) -> Batch | None:
+        """Plan a micro-batch before its training step, and try to decode a part of it if it is time.
+
+        Args:
+            batch: The micro-batch, with placeholders.
+            step: Optimiser steps that were done before.
+            rehearse: Runs the training step on a batch, and leaves nothing behind.
+
+        Raises:
+            MeasureError: In the first micro-batch, where the run cannot be decoded.
+        """
+        if self.failure is not None:
+            return None
+        try:
+            return self._prepared(batch, step, rehearse)
+        except Exception as error:
+            self._fail(error)
+            return None
+
+    @contextmanager
+    def writing(self, prepared: Batch | None) -> Iterator[None]:
+        """Code the loss calls of the training step inside.
+
+        Raises:
+            MeasureError: In the first micro-batch, where the run cannot be decoded.
+        """
+        if prepared is None:
+            yield
+            return
+        pairs: list[Tensor] = []
+        targets: list[Tensor] = []
+
+        def take(scores: Scores) -> None:
+            pairs.append(frequencies(scores.logits, scores.targets))
+            targets.append(scores.targets)
+
+        with LossCalls(take):
+            yield
+        try:
+            self._write(prepared, pairs, targets)
+        except Exception as error:
+            self._fail(error)
+
+    def flush(self) -> None:
+        """Transfer and encode what waits; for log points."""
+        if self._writer is None or self.failure is not None:
+            return
+        try:
+            self._check_targets()
+            self._writer.flush()
+        except Exception as error:
+            self._fail(error)
+
+    def close(self, *, whole: bool) -> dict[str, Any] | None:
+        """Write what was never predicted, by the uniform code, and the end of the stream; facts for the book.
+
+        Args:
+            whole: Whether the training came to its end; else the stream ends with what was coded, and has no end.
+        """
+        writer = self._writer
+        if writer is None:
+            return None
+        try:
+            if self.failure is None:
+                self._check_targets()
+                if whole:
+                    self._send(np.flatnonzero(~self.corpus.known))
+                    writer.close()
+                else:
+                    writer.seal()
+        except Exception as error:
+            self._fail(error)
+        facts = {
+            "bytes": writer.bytes_written,
+            "frequency_bits": writer.frequency_bits,
+            "uniform_tokens": self.uniform_tokens,
+            "symbols": writer.symbols,
+            "whole": whole and self.failure is None,
+        }
+        return facts if self.failure is None else {**facts, "failure": self.failure}
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _prepared(self, batch: Any, step: int, rehearse: Callable[[Any], Any]) -> Batch:
+        first = self._writer is None
+        if first:
+            self._settle(batch, rehearse)
+        assert self._layout is not None and self._writer is not None
+        if due(step):
+            self._writer.check(step, check_value(sampled(self._module)))
+        prepared = Batch(self._layout, batch, self.corpus.known)
+        self._batches += 1
+        if self._batches & (self._batches - 1) == 0:
+            self._try(prepared, batch, rehearse, _TRIED if first else 1)
+        return prepared
+
+    def _settle(self, batch: Any, rehearse: Callable[[Any], Any]) -> None:
+        largest = int(self.corpus.tokens.max()) + 1
+        shown = self.shown(batch)
+        symbols = all_calls(lambda: rehearse(shown))[0].logits.shape[1]
+        self._layout = find_layout(self.corpus, batch, rehearse, largest)
+        self._writer = begin(self.path, symbols, len(self.corpus), largest)
+
+    def _try(self, prepared: Batch, batch: Any, rehearse: Callable[[Any], Any], count: int) -> None:
+        """Run the step as a decoder would, with what is not known yet left blank, for some of the passes."""
+        passes = len(prepared.plan.ends)
+        some = sorted({(2 * i + 1) * passes // (2 * count) for i in range(min(count, passes))}) if passes else []
+        for number in some:
+            places, blank = prepared.due(number), prepared.positions[prepared.plan.order[prepared.begin(number) :]]
+            restore = self.corpus.blanked(blank)
+            try:
+                shown = self.shown(batch)
+            finally:
+                restore()
+            calls = all_calls(lambda: rehearse(shown))  # noqa: B023  called at once
+            logits = prepared.logits(calls, places)
+            tokens = self.corpus.tokens[torch.from_numpy(prepared.positions[places]).to(logits.device)]
+            prepared.tried.append((places, frequencies(logits, tokens)))
+
+    def _write(self, prepared: Batch, pairs: list[Tensor], targets: list[Tensor]) -> None:
+        writer = self._writer
+        assert writer is not None
+        sizes = [len(part) for part in targets]
+        self._hold(prepared, pairs, sizes)
+        self._send(prepared.plan.uniform)
+        order = prepared.plan.order
+        if not len(order):
+            return
+        device = pairs[0].device
+        place = prepared.flat(sizes)[order]
+        chosen = torch.from_numpy(place).to(device)
+        expected = self.corpus.tokens[torch.from_numpy(prepared.positions[order]).to(device)]
+        wrong = (torch.cat(targets)[chosen] != expected).sum()
+        self._wrong = wrong if self._wrong is None else self._wrong + wrong
+        writer.write(torch.cat(pairs)[chosen])
+
+    def _hold(self, prepared: Batch, pairs: list[Tensor], sizes: list[int]) -> None:
+        """Hold what was tried against the training pass."""
+        for places, tried in prepared.tried:
+            chosen = torch.from_numpy(prepared.flat(sizes)[places]).to(tried.device)
+            if not torch.equal(torch.cat(pairs)[chosen], tried):
+                raise MeasureError(
+                    "expected the same logits when the tokens that a decoder does not know yet are blank, for a "
+                    "bitstream, got others: the model sees what it codes (no causal mask), mixes rows (batch "
+                    "normalisation), or does not compute alike twice; mend it, or leave bitstream out"
+                )
+
+    def _send(self, positions: Positions) -> None:
+        """Send tokens by the uniform code."""
+        if self._writer is None or not len(positions):
+            return
+        tokens = self.corpus.tokens[torch.from_numpy(positions).to(self.corpus.tokens.device)]
+        self._writer.write(uniform_frequencies(tokens, self._writer.symbols))
+        self.corpus.known[positions] = True
+        self.uniform_tokens += len(positions)
+
+    def _check_targets(self) -> None:
+        wrong, self._wrong = self._wrong, None
+        if wrong is not None and int(wrong):
+            raise MeasureError(f"the step scored {int(wrong):,} targets that its batch does not show where it did before")
+
+    def _fail(self, error: Exception) -> None:
+        if self._batches <= 1 and isinstance(error, MeasureError):
+            raise error
+        self.failure = f"{type(error).__name__}: {error}"
+        warn(f"the bitstream stopped, training goes on, it cannot be decoded: {self.failure}")
