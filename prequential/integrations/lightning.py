@@ -56,7 +56,8 @@ class CompressionMonitor(pl.Callback):
         every_n_steps: Optimiser steps between log points. Default: the trainer's ``log_every_n_steps``.
         name: Name of the run in tables. Default: the logger's, else the folder's.
         data_name: Declared name of the data, so that runs that cut it differently can be compared.
-        baselines: Sizes in bytes of the same data under other codes, by name, to be shown beside the run.
+        baselines: Sizes in bytes of the same data under other codes, by name, to be shown beside the run; or a function
+            that returns them, called when training starts.
         charges: Bits of choices made with sight of the data, by name: ``{"best of 8 runs": 3.0}``.
         repeats: What rows that came before are: ``"replay"``, fed again by the program and free; ``"data"``, which
             repeats itself and is charged again; ``"auto"``, data where the loader draws each row once, else replay.
@@ -93,7 +94,7 @@ class CompressionMonitor(pl.Callback):
         every_n_steps: int | None = None,
         name: str | None = None,
         data_name: str | None = None,
-        baselines: Mapping[str, int] | None = None,
+        baselines: Mapping[str, int] | Callable[[], Mapping[str, int]] | None = None,
         charges: Mapping[str, float] | None = None,
         repeats: str = "auto",
         source: str | int | Callable[[Any], Any] | None = None,

@@ -47,7 +47,7 @@ class Options:
     every_n_steps: int | None = None
     name: str | None = None
     data_name: str | None = None
-    baselines: Mapping[str, int] | None = None
+    baselines: Mapping[str, int] | Callable[[], Mapping[str, int]] | None = None
     charges: Mapping[str, float] | None = None
     repeats: str = "auto"
     source: FromBatch | None = None
@@ -75,11 +75,12 @@ class Options:
 
     def header(self) -> dict[str, Any]:
         """What the book's first line says of the options."""
+        sizes = self.baselines() if callable(self.baselines) else self.baselines
         return {
             "name": self.name,
             "grade": "ideal",
             "data_name": self.data_name,
-            "baselines": dict(self.baselines) if self.baselines else None,
+            "baselines": dict(sizes) if sizes else None,
             "rescore": self.rescore,
         }
 
