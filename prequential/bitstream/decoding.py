@@ -74,7 +74,7 @@ class Decoder:
             self._reader.hold(step, check_value(sampled(module)))
             self.held = step if step in self._reader.checks else self.held
         if self._layout is None:
-            self._layout = find_layout(self.corpus, batch, rehearse, self._largest)
+            self._layout = find_layout(self.corpus, batch, rehearse, self._largest + 1)
         planned = Batch(self._layout, batch, self.corpus.known)
         self._fill_uniform(planned.plan.uniform)
         for number in range(len(planned.plan.ends)):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,8 @@ from prequential.bitstream.corpus import Corpus, Positions
 from prequential.bitstream.layout import Layout, find_layout
 from prequential.bitstream.order import Batch
 from prequential.bitstream.stream import begin, due, sampled
-from prequential.coder import BitstreamWriter, check_value, frequencies, uniform_frequencies
-from prequential.errors import MeasureError, warn
+from prequential.coder import BitstreamWriter, check_value, checks_path, frequencies, uniform_frequencies
+from prequential.errors import MeasureError, PrequentialError, warn
 
 # Passes of the first micro-batch that are tried, spread over it; of later ones, one at the 2nd, 4th, 8th, ...
 _TRIED = 4
@@ -30,21 +32,30 @@ class Encoder:
         path: The bitstream.
         corpus: Its tokens.
         module: What is trained.
+        state: What `state` gave at the checkpoint from which the run is resumed; None for a new run.
 
     Attributes:
         failure: Why the stream stopped before the training did, or None.
         uniform_tokens: Tokens sent by the uniform code so far.
     """
 
-    def __init__(self, path: str | os.PathLike[str], corpus: Corpus, module: nn.Module) -> None:
-        self.path, self.corpus = path, corpus
+    def __init__(
+        self, path: str | os.PathLike[str], corpus: Corpus, module: nn.Module, state: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path, self.corpus = Path(path), corpus
         self.failure: str | None = None
         self.uniform_tokens = 0
         self._module = module
         self._layout: Layout | None = None
         self._writer: BitstreamWriter | None = None
-        self._batches = 0
+        self._batches, self._checked = 0, -1
         self._wrong: Tensor | None = None
+        if state is not None:
+            self._batches = int(state["batches"])
+            try:
+                self._resume(state)
+            except Exception as error:
+                self._fail(error)
 
     def shown(self, batch: Any) -> Any:
         """The batch with the tokens in the place of placeholders."""
@@ -103,6 +114,24 @@ class Encoder:
         except Exception as error:
             self._fail(error)
 
+    def state(self) -> dict[str, Any] | None:
+        """Seal the stream, and give what a run that resumes from here must know; None where nothing was written."""
+        self.flush()
+        if self._writer is None or self._layout is None or self.failure is not None:
+            return None
+        try:
+            return {
+                "path": str(self.path.resolve()),
+                "writer": self._writer.state_dict(),
+                "known": torch.from_numpy(np.packbits(self.corpus.known)),
+                "layout": list(self._layout),
+                "uniform_tokens": self.uniform_tokens,
+                "batches": self._batches,
+            }
+        except Exception as error:
+            self._fail(error)
+            return None
+
     def close(self, *, whole: bool) -> dict[str, Any] | None:
         """Write what was never predicted, by the uniform code, and the end of the stream; facts for the book.
 
@@ -133,12 +162,24 @@ class Encoder:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        """Cut the stream back to the checkpoint; where the run has another folder by now, go on in a copy."""
+        before = Path(state["path"])
+        if before != self.path.resolve():
+            for old, new in ((before, self.path), (checks_path(before), checks_path(self.path))):
+                shutil.copyfile(old, new)
+        self._writer = BitstreamWriter.resume(self.path, dict(state["writer"]))
+        self.corpus.known[:] = np.unpackbits(state["known"].numpy(), count=len(self.corpus)).astype(np.bool_)
+        self._layout = Layout(*state["layout"])
+        self.uniform_tokens = int(state["uniform_tokens"])
+
     def _prepared(self, batch: Any, step: int, rehearse: Callable[[Any], Any]) -> Batch:
         first = self._writer is None
         if first:
             self._settle(batch, rehearse)
         assert self._layout is not None and self._writer is not None
-        if due(step):
+        if due(step) and step != self._checked:
+            self._checked = step
             self._writer.check(step, check_value(sampled(self._module)))
         prepared = Batch(self._layout, batch, self.corpus.known)
         self._batches += 1
@@ -147,10 +188,10 @@ class Encoder:
         return prepared
 
     def _settle(self, batch: Any, rehearse: Callable[[Any], Any]) -> None:
-        largest = int(self.corpus.tokens.max()) + 1
+        largest = int(self.corpus.tokens.max())
         shown = self.shown(batch)
         symbols = all_calls(lambda: rehearse(shown))[0].logits.shape[1]
-        self._layout = find_layout(self.corpus, batch, rehearse, largest)
+        self._layout = find_layout(self.corpus, batch, rehearse, largest + 1)
         self._writer = begin(self.path, symbols, len(self.corpus), largest)
 
     def _try(self, prepared: Batch, batch: Any, rehearse: Callable[[Any], Any], count: int) -> None:
@@ -212,7 +253,9 @@ class Encoder:
             raise MeasureError(f"the step scored {int(wrong):,} targets that its batch does not show where it did before")
 
     def _fail(self, error: Exception) -> None:
-        if self._batches <= 1 and isinstance(error, MeasureError):
-            raise error
+        if self._batches <= 1:  # nothing was learnt yet
+            raise error if isinstance(error, PrequentialError) else MeasureError(
+                f"expected a run that can be written as a bitstream, got {type(error).__name__}: {error}; leave bitstream out"
+            )
         self.failure = f"{type(error).__name__}: {error}"
         warn(f"the bitstream stopped, training goes on, it cannot be decoded: {self.failure}")

@@ -14,8 +14,9 @@ from prequential.bitstream.calls import Scores, all_calls
 from prequential.bitstream.corpus import Corpus, Positions, leaves_of
 from prequential.errors import MeasureError
 
-# Tokens are put in the place of the data's so often, to tell tensors apart where there are few symbols.
-_TRIES = 4
+# Tokens are put in the place of the data's until one tensor is left, or so often: where there are few symbols, tensors
+# agree by chance.
+_TRIES = 32
 _GIVES = "give it inputs and targets, or tokens that are shifted inside, in rows, as monitor.tokens gave them"
 
 
@@ -73,16 +74,18 @@ def find_layout(corpus: Corpus, batch: Any, step: Callable[[Any], Any], symbols:
             "expected batches that hold tokens of monitor.tokens(data), for a bitstream, got one without: read the "
             "data by it"
         )
-    layouts = _candidates(leaves)
+    layouts, sizes = _candidates(leaves), []
     for salt in range(_TRIES):
-        tokens = torch.randint(symbols, (len(corpus),), generator=torch.Generator().manual_seed(salt))
+        if salt and _are_one(layouts, batch, sizes):
+            break
+        tokens = torch.randint(max(2, symbols), (len(corpus),), generator=torch.Generator().manual_seed(salt))
         shown = corpus.shown(batch, tokens)
         calls = all_calls(lambda: step(shown))  # noqa: B023  called at once
+        sizes = [len(call.targets) for call in calls]
         layouts = [layout for layout in layouts if _holds(layout, batch, shown, calls, tokens)]
     if not layouts:
-        scored = sum(len(call.targets) for call in calls)
         raise MeasureError(
-            f"expected the {scored:,} targets that the step scores to be one tensor of its batch, or one shifted by "
+            f"expected the {sum(sizes):,} targets that the step scores to be one tensor of its batch, or one shifted by "
             f"one, for a bitstream, found none that holds them: {_GIVES}"
         )
     return layouts[0]
@@ -108,6 +111,13 @@ def _holds(layout: Layout, batch: Any, shown: Any, calls: Sequence[Scores], toke
     values = layout.cut(_rows(integer_tensors(shown)[layout.place].cpu().numpy()))
     expected = np.where(positions >= 0, tokens.numpy()[positions], values)
     return bool(np.where(positions >= 0, targets == expected, (targets == expected) | (targets == -1)).all())
+
+
+def _are_one(layouts: Sequence[Layout], batch: Any, sizes: Sequence[int]) -> bool:
+    """Whether all layouts, or none, say the same of this batch."""
+    said = [(layout.targets(batch), layout) for layout in layouts]
+    found = [(positions, layout.flat(sizes, positions.shape)) for positions, layout in said]  # type: ignore[arg-type]
+    return all(all(np.array_equal(a, b) for a, b in zip(one, found[0], strict=True)) for one in found)
 
 
 def _rows(leaf: Positions) -> Positions:

@@ -10,26 +10,24 @@ from torch import Tensor, nn
 
 from prequential.coder import BitstreamReader, BitstreamWriter, uniform_frequencies
 
-_DIGIT, _DIGITS = 1024, (5, 3)  # of the two numbers at the beginning
+_DIGIT, _DIGITS = 1024, 4  # of the number of tokens
 _EVERY = 1000
 _LARGE = 2**14
 
 
 def begin(path: str | os.PathLike[str], symbols: int, count: int, largest: int) -> BitstreamWriter:
-    """Begin a stream with how many tokens the data has, and below which number they all are."""
+    """Begin a stream with how many tokens the data has, and with the largest of them."""
     writer = BitstreamWriter(path, symbols=symbols)
-    for number, digits in zip((count, largest - 1), _DIGITS, strict=True):
-        writer.write(uniform_frequencies(torch.tensor([number // _DIGIT**i % _DIGIT for i in range(digits)]), _DIGIT))
+    digits = [count // _DIGIT**i % _DIGIT for i in range(_DIGITS)]
+    writer.write(uniform_frequencies(torch.tensor(digits), _DIGIT))
+    writer.write(uniform_frequencies(torch.tensor([largest]), symbols))
     return writer
 
 
 def beginning(reader: BitstreamReader) -> tuple[int, int]:
-    """Number of tokens, and the number that they are below."""
-    count, last = (
-        sum(digit * _DIGIT**i for i, digit in enumerate(reader.read_uniform(digits, _DIGIT).tolist()))
-        for digits in _DIGITS
-    )
-    return count, last + 1
+    """Number of tokens, and the largest of them."""
+    count = sum(digit * _DIGIT**i for i, digit in enumerate(reader.read_uniform(_DIGITS, _DIGIT).tolist()))
+    return count, int(reader.read_uniform(1))
 
 
 def due(step: int) -> bool:

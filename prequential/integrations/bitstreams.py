@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,16 @@ class Writing:
         name = spec.name if spec is not None else Path(getattr(main, "__file__", None) or "").name
         return {"bitstream": {"main": name, "run": self._number}}
 
-    def begin(self, module: pl.LightningModule, book: Path, *, reruns: bool) -> dict[str, Any]:
+    def begin(
+        self, module: pl.LightningModule, book: Path, *, reruns: bool, state: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         """Make ready to write; facts for the head of the book.
+
+        Args:
+            module: What is trained.
+            book: Beside which the stream lies.
+            reruns: Whether a training step can be run again without learning from it.
+            state: `state` at the checkpoint from which the run is resumed; None for a new run.
 
         Raises:
             MeasureError: The data was not read by the monitor, or a step cannot be run again.
@@ -80,7 +88,8 @@ class Writing:
             )
         path = book.with_name(BITSTREAM_NAME)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.encoder = Encoder(path, self._corpus, module)
+        self._corpus.known[:] = False
+        self.encoder = Encoder(path, self._corpus, module, state)
         return {"bitstream": {"file": path.name, **self._facts, "circumstances": circumstances()}}
 
     def prepare(self, batch: Any, step: int, module: pl.LightningModule, rehearse: Rehearse) -> None:
@@ -110,6 +119,10 @@ class Writing:
     def shown(self, batch: Any) -> Any:
         """The batch with the tokens in the place of placeholders."""
         return batch if self._corpus is None else self._corpus.shown(batch)
+
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint keeps of the stream."""
+        return None if self.encoder is None else self.encoder.state()
 
     def flush(self) -> None:
         """Transfer and encode what waits; for log points."""
@@ -144,6 +157,8 @@ class Reading:
     def setup(self, trainer: pl.Trainer) -> None:
         """Write nothing; pass over a training that is not the one to be decoded."""
         trainer.loggers = [DummyLogger()] if trainer.loggers else []
+        connector: Any = trainer._checkpoint_connector  # a checkpoint knows the data
+        connector.resume_start = lambda *ignored, **options: None
         trainer.save_checkpoint = lambda *ignored, **options: None  # type: ignore[method-assign]
         self._job.set_up()
         if not self._wanted:

@@ -205,7 +205,8 @@ class CompressionMonitor(pl.Callback):
         if self._session is None:
             return dict(self._loaded or self._kept)
         state = self._session.recorder.state()
-        return state and {**state, "first_epoch": self._epoch.state()}
+        stream = None if self._stream is None else self._stream.state()
+        return state and {**state, "first_epoch": self._epoch.state(), "bitstream": stream}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint, when training starts."""
@@ -253,7 +254,8 @@ class CompressionMonitor(pl.Callback):
         )
         self._path = self._session.recorder.account.path
         if self._stream is not None:
-            facts = self._stream.begin(pl_module, self._path, reruns=_reruns(pl_module))
+            before = None if state is None else state.get("bitstream")
+            facts = self._stream.begin(pl_module, self._path, reruns=_reruns(pl_module), state=before)
             self._session.recorder.account.settle(facts)
         self._wrap_training_step(trainer, self._session.recorder)
 
