@@ -148,11 +148,11 @@ class Reading:
     def __init__(self, options: Options, job: Job) -> None:
         self._options, self._job = options, job
         self._wanted = next(_numbers) == job.run if job.run is not None else True
-        self._decoder = job.decoder() if self._wanted else None
+        self._decoder = job.decoder()
 
     def tokens(self, source: Any) -> Tensor:
         """Give placeholders; the data need not be there."""
-        return placeholders(1 if self._decoder is None else len(self._decoder.corpus))
+        return placeholders(len(self._decoder.corpus))
 
     def setup(self, trainer: pl.Trainer) -> None:
         """Write nothing; pass over a training that is not the one to be decoded."""
@@ -167,7 +167,6 @@ class Reading:
     def prepare(self, batch: Any, step: int, module: pl.LightningModule, rehearse: Rehearse) -> None:
         """Decode a micro-batch, before its training step."""
         decoder = self._decoder
-        assert decoder is not None
         with self._job.watched():
             if self._job.is_done(decoder, step):
                 self._job.done(decoder, self._bytes)
@@ -177,11 +176,11 @@ class Reading:
 
     def shown(self, batch: Any) -> Any:
         """The batch with the tokens in the place of placeholders."""
-        return batch if self._decoder is None else self._decoder.shown(batch)
+        return self._decoder.shown(batch)
 
     def end(self) -> None:
         """Decode what the training never predicted."""
-        if self._decoder is not None:
+        if self._wanted:
             with self._job.watched():
                 self._decoder.finish()
                 self._job.done(self._decoder, self._bytes)
