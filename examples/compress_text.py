@@ -75,7 +75,7 @@ class ByteModel(L.LightningModule):
 class Streams(Dataset):
     """A text as parallel streams: item i holds bytes i * step to (i + 1) * step of each, every byte exactly once."""
 
-    def __init__(self, ids: torch.Tensor, streams: int = 4, step: int = 32, context: int = 8):
+    def __init__(self, ids: torch.Tensor, streams: int = 8, step: int = 16, context: int = 8):
         self.step, self.context = step, context
         length = -(-len(ids) // (streams * step)) * step
         missing = streams * length - len(ids)

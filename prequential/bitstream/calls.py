@@ -24,15 +24,11 @@ class Scores(NamedTuple):
 
 
 class LossCalls(TorchFunctionMode):
-    """Hands every cross-entropy that is computed while it is active to a function, and lists names of other losses.
+    """Keeps the scores of every cross-entropy that is computed while it is active, and lists names of other losses."""
 
-    Args:
-        take: Called with the scores of each call, before it is computed.
-    """
-
-    def __init__(self, take: Callable[[Scores], None]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._take = take
+        self.calls: list[Scores] = []
         self.others: list[str] = []
 
     def __torch_function__(
@@ -43,19 +39,31 @@ class LossCalls(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func in LIKELIHOODS and not torch.compiler.is_compiling():
-            with torch.no_grad():
-                self._see(func, dict(zip(LIKELIHOODS[func][1], args, strict=False)) | dict(kwargs or {}))
+            scores = scores_of(func, args, kwargs or {})
+            if scores is None:
+                self.others.append(func.__name__)
+            else:
+                self.calls.append(scores)
         return func(*args, **(kwargs or {}))
 
-    def _see(self, func: Callable[..., Any], call: Mapping[str, Any]) -> None:
+
+def scores_of(func: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Scores | None:
+    """Read a loss call; None where it is none that can be coded.
+
+    Args:
+        func: A function of `LIKELIHOODS`.
+        args: Its positional arguments.
+        keywords: Its other arguments.
+    """
+    call = dict(zip(LIKELIHOODS[func][1], args, strict=False)) | dict(keywords)
+    with torch._C.DisableTorchFunction():  # what watches loss calls need not see how they are read
         given, targets = call["input"].detach(), call["target"].detach()
         if func not in _CODED or targets.is_floating_point():
-            self.others.append(func.__name__)
-            return
+            return None
         logits = given.movedim(1, -1) if given.dim() > 2 else given
         ignored = call.get("ignore_index")
         wanted = torch.where(targets == (-100 if ignored is None else ignored), -1, targets)
-        self._take(Scores(logits.reshape(-1, logits.shape[-1]), wanted.reshape(-1)))
+        return Scores(logits.reshape(-1, logits.shape[-1]), wanted.reshape(-1))
 
 
 def all_calls(step: Callable[[], Any]) -> list[Scores]:
@@ -64,12 +72,10 @@ def all_calls(step: Callable[[], Any]) -> list[Scores]:
     Raises:
         MeasureError: There are none, or some that cannot be coded.
     """
-    calls: list[Scores] = []
-    mode = LossCalls(calls.append)
-    with mode:
+    with LossCalls() as seen:
         step()
-    check_calls(calls, mode.others)
-    return calls
+    check_calls(seen.calls, seen.others)
+    return seen.calls
 
 
 def check_calls(calls: Sequence[Scores], others: Sequence[str]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prequential.bitstream.calls import LossCalls, Scores, all_calls, check_calls
+from prequential.bitstream.calls import all_calls, scores_of
 from prequential.bitstream.corpus import Corpus, Positions
 from prequential.bitstream.layout import Layout, find_layout
 from prequential.bitstream.order import Batch
@@ -49,7 +48,9 @@ class Encoder:
         self._layout: Layout | None = None
         self._writer: BitstreamWriter | None = None
         self._batches, self._checked = 0, -1
-        self._wrong: Tensor | None = None
+        self._wrong: list[Tensor] = []
+        self._prepared: Batch | None = None
+        self._taken: list[tuple[Tensor, Tensor]] = []
         if state is not None:
             self._batches = int(state["batches"])
             try:
@@ -61,7 +62,7 @@ class Encoder:
         """The batch with the tokens in the place of placeholders."""
         return self.corpus.shown(batch)
 
-    def prepare(self, batch: Any, step: int, rehearse: Callable[[Any], Any]) -> Batch | None:
+    def prepare(self, batch: Any, step: int, rehearse: Callable[[Any], Any]) -> None:
         """Plan a micro-batch before its training step, and try to decode a part of it if it is time.
 
         Args:
@@ -72,35 +73,35 @@ class Encoder:
         Raises:
             MeasureError: In the first micro-batch, where the run cannot be decoded.
         """
+        self._prepared, self._taken = None, []
         if self.failure is not None:
-            return None
+            return
         try:
-            return self._prepared(batch, step, rehearse)
+            self._prepared = self._planned(batch, step, rehearse)
         except Exception as error:
             self._fail(error)
-            return None
 
-    @contextmanager
-    def writing(self, prepared: Batch | None) -> Iterator[None]:
-        """Code the loss calls of the training step inside.
+    def take(self, func: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        """Take in a loss call of the training step, as `LossTap` hears it; does not wait for the device."""
+        if self._prepared is None or not torch.is_grad_enabled():  # another pass, not the training's
+            return
+        scores = scores_of(func, args, keywords)
+        if scores is not None:
+            with torch._C.DisableTorchFunction():
+                self._taken.append((frequencies(scores.logits, scores.targets), scores.targets))
+
+    def write(self) -> None:
+        """Write what the training step of the prepared micro-batch has shown.
 
         Raises:
             MeasureError: In the first micro-batch, where the run cannot be decoded.
         """
-        if prepared is None:
-            yield
+        prepared, taken = self._prepared, self._taken
+        self._prepared, self._taken = None, []
+        if prepared is None or self.failure is not None:
             return
-        pairs: list[Tensor] = []
-        targets: list[Tensor] = []
-
-        def take(scores: Scores) -> None:
-            pairs.append(frequencies(scores.logits, scores.targets))
-            targets.append(scores.targets)
-
-        with LossCalls(take):
-            yield
         try:
-            self._write(prepared, pairs, targets)
+            self._write(prepared, [pairs for pairs, _ in taken], [targets for _, targets in taken])
         except Exception as error:
             self._fail(error)
 
@@ -173,7 +174,7 @@ class Encoder:
         self._layout = Layout(*state["layout"])
         self.uniform_tokens = int(state["uniform_tokens"])
 
-    def _prepared(self, batch: Any, step: int, rehearse: Callable[[Any], Any]) -> Batch:
+    def _planned(self, batch: Any, step: int, rehearse: Callable[[Any], Any]) -> Batch:
         first = self._writer is None
         if first:
             self._settle(batch, rehearse)
@@ -207,31 +208,26 @@ class Encoder:
                 restore()
             calls = all_calls(lambda: rehearse(shown))  # noqa: B023  called at once
             logits = prepared.logits(calls, places)
-            tokens = self.corpus.tokens[torch.from_numpy(prepared.positions[places]).to(logits.device)]
-            prepared.tried.append((places, frequencies(logits, tokens)))
+            prepared.tried.append((places, frequencies(logits, self._tokens_at(prepared.positions[places]))))
 
     def _write(self, prepared: Batch, pairs: list[Tensor], targets: list[Tensor]) -> None:
-        writer = self._writer
-        assert writer is not None
+        assert self._writer is not None
         sizes = [len(part) for part in targets]
         self._hold(prepared, pairs, sizes)
         self._send(prepared.plan.uniform)
         order = prepared.plan.order
         if not len(order):
             return
-        device = pairs[0].device
-        place = prepared.flat(sizes)[order]
-        chosen = torch.from_numpy(place).to(device)
-        expected = self.corpus.tokens[torch.from_numpy(prepared.positions[order]).to(device)]
-        wrong = (torch.cat(targets)[chosen] != expected).sum()
-        self._wrong = wrong if self._wrong is None else self._wrong + wrong
-        writer.write(torch.cat(pairs)[chosen])
+        chosen = torch.from_numpy(prepared.flat(sizes)[order]).to(pairs[0].device)
+        expected = self._tokens_at(prepared.positions[order])
+        self._wrong.append((_joined(targets)[chosen] != expected).sum())
+        self._writer.write(_joined(pairs)[chosen])
 
     def _hold(self, prepared: Batch, pairs: list[Tensor], sizes: list[int]) -> None:
         """Hold what was tried against the training pass."""
         for places, tried in prepared.tried:
             chosen = torch.from_numpy(prepared.flat(sizes)[places]).to(tried.device)
-            if not torch.equal(torch.cat(pairs)[chosen], tried):
+            if not torch.equal(_joined(pairs)[chosen], tried):
                 raise MeasureError(
                     "expected the same logits when the tokens that a decoder does not know yet are blank, for a "
                     "bitstream, got others: the model sees what it codes (no causal mask), mixes rows (batch "
@@ -242,15 +238,18 @@ class Encoder:
         """Send tokens by the uniform code."""
         if self._writer is None or not len(positions):
             return
-        tokens = self.corpus.tokens[torch.from_numpy(positions).to(self.corpus.tokens.device)]
-        self._writer.write(uniform_frequencies(tokens, self._writer.symbols))
+        self._writer.write(uniform_frequencies(self._tokens_at(positions), self._writer.symbols))
         self.corpus.known[positions] = True
         self.uniform_tokens += len(positions)
 
+    def _tokens_at(self, positions: Positions) -> Tensor:
+        return self.corpus.tokens[torch.from_numpy(positions).to(self.corpus.tokens.device)]
+
     def _check_targets(self) -> None:
-        wrong, self._wrong = self._wrong, None
-        if wrong is not None and int(wrong):
-            raise MeasureError(f"the step scored {int(wrong):,} targets that its batch does not show where it did before")
+        wrong, self._wrong = self._wrong, []
+        count = int(torch.stack(wrong).sum()) if wrong else 0
+        if count:
+            raise MeasureError(f"the step scored {count:,} targets that its batch does not show where it did before")
 
     def _fail(self, error: Exception) -> None:
         if self._batches <= 1:  # nothing was learnt yet
@@ -259,3 +258,7 @@ class Encoder:
             )
         self.failure = f"{type(error).__name__}: {error}"
         warn(f"the bitstream stopped, training goes on, it cannot be decoded: {self.failure}")
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

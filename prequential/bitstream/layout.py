@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,9 +36,9 @@ class Layout(NamedTuple):
     slot: bool
     side_by_side: bool
 
-    def targets(self, batch: Any) -> Positions:
+    def targets(self, leaves: Mapping[int, Positions]) -> Positions:
         """Positions of the targets in rows, shape (B, T); -1 for one that is no token of the corpus."""
-        return self.cut(_rows(leaves_of(batch)[self.place]))
+        return self.cut(_rows(leaves[self.place]))
 
     def cut(self, rows: Positions) -> Positions:
         """The columns of a tensor that are targets."""
@@ -51,9 +52,14 @@ class Layout(NamedTuple):
             sizes: Targets of each call.
             shape: (B, T).
         """
-        parts = torch.arange(sum(sizes)).split(list(sizes))
-        rows = in_rows(parts, shape[0], side_by_side=self.side_by_side) if shape[0] else None
-        return None if rows is None or tuple(rows.shape) != shape else rows.numpy()
+        return _flat(tuple(sizes), shape, self.side_by_side)
+
+
+@functools.lru_cache(64)
+def _flat(sizes: tuple[int, ...], shape: tuple[int, int], side_by_side: bool) -> Positions | None:
+    parts = torch.arange(sum(sizes)).split(sizes)
+    rows = in_rows(parts, shape[0], side_by_side=side_by_side) if shape[0] else None
+    return None if rows is None or tuple(rows.shape) != shape else rows.numpy()
 
 
 def find_layout(corpus: Corpus, batch: Any, step: Callable[[Any], Any], symbols: int) -> Layout:
@@ -76,13 +82,13 @@ def find_layout(corpus: Corpus, batch: Any, step: Callable[[Any], Any], symbols:
         )
     layouts, sizes = _candidates(leaves), []
     for salt in range(_TRIES):
-        if salt and _are_one(layouts, batch, sizes):
+        if salt and _are_one(layouts, leaves, sizes):
             break
         tokens = torch.randint(max(2, symbols), (len(corpus),), generator=torch.Generator().manual_seed(salt))
         shown = corpus.shown(batch, tokens)
         calls = all_calls(lambda: step(shown))  # noqa: B023  called at once
         sizes = [len(call.targets) for call in calls]
-        layouts = [layout for layout in layouts if _holds(layout, batch, shown, calls, tokens)]
+        layouts = [layout for layout in layouts if _holds(layout, leaves, shown, calls, tokens)]
     if not layouts:
         raise MeasureError(
             f"expected the {sum(sizes):,} targets that the step scores to be one tensor of its batch, or one shifted by "
@@ -102,8 +108,8 @@ def _candidates(leaves: Mapping[int, Positions]) -> list[Layout]:
     ]
 
 
-def _holds(layout: Layout, batch: Any, shown: Any, calls: Sequence[Scores], tokens: Tensor) -> bool:
-    positions = layout.targets(batch)
+def _holds(layout: Layout, leaves: Mapping[int, Positions], shown: Any, calls: Sequence[Scores], tokens: Tensor) -> bool:
+    positions = layout.targets(leaves)
     flat = layout.flat([len(call.targets) for call in calls], positions.shape)  # type: ignore[arg-type]
     if flat is None or not (positions >= 0).any():
         return False
@@ -113,9 +119,9 @@ def _holds(layout: Layout, batch: Any, shown: Any, calls: Sequence[Scores], toke
     return bool(np.where(positions >= 0, targets == expected, (targets == expected) | (targets == -1)).all())
 
 
-def _are_one(layouts: Sequence[Layout], batch: Any, sizes: Sequence[int]) -> bool:
+def _are_one(layouts: Sequence[Layout], leaves: Mapping[int, Positions], sizes: Sequence[int]) -> bool:
     """Whether all layouts, or none, say the same of this batch."""
-    said = [(layout.targets(batch), layout) for layout in layouts]
+    said = [(layout.targets(leaves), layout) for layout in layouts]
     found = [(positions, layout.flat(sizes, positions.shape)) for positions, layout in said]  # type: ignore[arg-type]
     return all(all(np.array_equal(a, b) for a, b in zip(one, found[0], strict=True)) for one in found)
 

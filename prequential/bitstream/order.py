@@ -34,7 +34,7 @@ class Batch:
         if layout.place not in leaves:
             targets = np.empty((0, 0), dtype=np.int64)
         else:
-            targets = layout.targets(batch)
+            targets = layout.targets(leaves)
         self._layout, self._shape = layout, targets.shape
         self.positions = targets.reshape(-1)
         self.plan = make_plan(targets, _inputs(list(leaves.values()), len(targets)), known)

@@ -75,7 +75,12 @@ def _in_own(inputs: Positions, targets: Positions, is_open: Known, needed: Known
     """Which of the needed inputs are targets of the same row."""
     size = np.int64(max(inputs.max(), targets.max()) + 1)
     rows = np.arange(len(targets))[:, None] * size
-    return np.isin(inputs + rows, (targets + rows)[is_open]) & needed
+    own, wanted = np.sort((targets + rows)[is_open]), (inputs + rows)[needed]
+    if not len(own):
+        return np.zeros_like(needed)
+    found = np.zeros_like(needed)
+    found[needed] = own[np.minimum(np.searchsorted(own, wanted), len(own) - 1)] == wanted
+    return found
 
 
 def _columns(targets: Positions, ready: Known, known: Known) -> tuple[Positions, Positions]:
@@ -84,9 +89,11 @@ def _columns(targets: Positions, ready: Known, known: Known) -> tuple[Positions,
     places = np.arange(count * length).reshape(count, length)[ready].T
     positions = targets[ready].T
     kept = _unknown(positions, known)
-    columns = np.broadcast_to(np.arange(length)[:, None], positions.shape)[kept]
     places, positions = places[kept], positions[kept]
-    once = np.sort(np.unique(positions, return_index=True)[1])
     known[positions] = True
-    places, columns = places[once], columns[once]
-    return places, np.append(np.flatnonzero(np.diff(columns)) + 1, len(columns))[: len(columns) or 0]
+    ordered = np.sort(positions)
+    if (ordered[1:] == ordered[:-1]).any():
+        places = places[np.sort(np.unique(positions, return_index=True)[1])]
+    if not len(places):
+        return places, places
+    return places, np.append(np.flatnonzero(np.diff(places % length)) + 1, len(places))

@@ -49,6 +49,7 @@ class LossTap(TorchFunctionMode):
         self.meter = meter
         self.calls: list[Call] = []
         self.listing, self.late = True, False
+        self.listener: Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], None] | None = None
         self.known: Mapping[str, Any] | None = None
         self._unreduced = torch.zeros((), dtype=torch.int64, device=meter.device)
         self._probe = torch.zeros((), device=meter.device)
@@ -127,6 +128,8 @@ class LossTap(TorchFunctionMode):
                 return self._while_learning(func, *args, **(kwargs or {}))
             return func(*args, **kwargs) if kwargs else func(*args)
         keywords = dict(kwargs or {})
+        if self.listener is not None and not torch.compiler.is_compiling():
+            self.listener(func, args, keywords)
         result = func(*args, **keywords)
         if torch.compiler.is_compiling():  # a list or a handler would break the graph
             self._add(func, result, args, keywords)

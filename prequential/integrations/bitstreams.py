@@ -16,7 +16,7 @@ from torch import Tensor
 from prequential.bitstream import Corpus, Decoder, Encoder
 from prequential.bitstream.corpus import as_bytes, encoded, placeholders, read, sha256_of
 from prequential.bitstream.job import Job, circumstances
-from prequential.bitstream.order import Batch
+from prequential.capture import LossTap
 from prequential.errors import MeasureError
 from prequential.integrations.session import Options
 
@@ -44,7 +44,6 @@ class Writing:
         self._corpus: Corpus | None = None
         self._facts: dict[str, Any] = {}
         self.encoder: Encoder | None = None
-        self._prepared: Batch | None = None
 
     def tokens(self, source: Any) -> Tensor:
         """Read the data, and give placeholders for its tokens."""
@@ -102,17 +101,19 @@ class Writing:
             rehearse: Runs the training step on a batch, and leaves nothing behind.
         """
         if self.encoder is not None:
-            self._prepared = self.encoder.prepare(batch, step, rehearse)
+            self.encoder.prepare(batch, step, rehearse)
 
-    def coding(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """A training step whose loss calls are coded, the first time that it is run on a micro-batch to learn from it."""
+    def coding(self, step: Callable[..., Any], tap: LossTap | None) -> Callable[..., Any]:
+        """A training step that writes what was prepared, as the tap has heard it."""
+        encoder = self.encoder
+        assert encoder is not None and tap is not None
+        tap.listener = encoder.take
 
         def training_step(*args: Any, **kwargs: Any) -> Any:
-            if self.encoder is None or self._prepared is None or not torch.is_grad_enabled():
-                return step(*args, **kwargs)
-            prepared, self._prepared = self._prepared, None
-            with self.encoder.writing(prepared):
-                return step(*args, **kwargs)
+            outputs = step(*args, **kwargs)
+            if torch.is_grad_enabled():
+                encoder.write()
+            return outputs
 
         return training_step
 

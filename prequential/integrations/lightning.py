@@ -322,7 +322,7 @@ class CompressionMonitor(pl.Callback):
         """
         strategy: Any = trainer.strategy
         plain = strategy.training_step
-        original = plain if self._stream is None else self._stream.coding(plain)
+        original = plain if self._stream is None else self._stream.coding(plain, recorder.tap)
         module = trainer.lightning_module
         self.causality = CausalityAudit() if self.audit is not None else None
 
