@@ -47,12 +47,12 @@ class Encoder:
         self._module = module
         self._layout: Layout | None = None
         self._writer: BitstreamWriter | None = None
-        self._batches, self._checked = 0, -1
+        self._batches, self._checked, self._coded = 0, -1, False
         self._wrong: list[Tensor] = []
         self._prepared: Batch | None = None
         self._taken: list[tuple[Tensor, Tensor]] = []
         if state is not None:
-            self._batches = int(state["batches"])
+            self._batches, self._coded = int(state["batches"]), True
             try:
                 self._resume(state)
             except Exception as error:
@@ -102,6 +102,7 @@ class Encoder:
             return
         try:
             self._write(prepared, [pairs for pairs, _ in taken], [targets for _, targets in taken])
+            self._coded = True
         except Exception as error:
             self._fail(error)
 
@@ -139,19 +140,13 @@ class Encoder:
         Args:
             whole: Whether the training came to its end; else the stream ends with what was coded, and has no end.
         """
-        writer = self._writer
-        if writer is None:
-            return None
         try:
-            if self.failure is None:
-                self._check_targets()
-                if whole:
-                    self._send(np.flatnonzero(~self.corpus.known))
-                    writer.close()
-                else:
-                    writer.seal()
+            self._close(whole=whole)
         except Exception as error:
             self._fail(error)
+        writer = self._writer
+        if writer is None:
+            return None if self.failure is None else {"whole": False, "failure": self.failure}
         facts = {
             "bytes": writer.bytes_written,
             "frequency_bits": writer.frequency_bits,
@@ -162,6 +157,16 @@ class Encoder:
         return facts if self.failure is None else {**facts, "failure": self.failure}
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _close(self, *, whole: bool) -> None:
+        if self._writer is None or self.failure is not None:
+            return
+        self._check_targets()
+        if whole:
+            self._send(np.flatnonzero(~self.corpus.known))
+            self._writer.close()
+        else:
+            self._writer.seal()
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         """Cut the stream back to the checkpoint; where the run has another folder by now, go on in a copy."""
@@ -252,7 +257,7 @@ class Encoder:
             raise MeasureError(f"the step scored {count:,} targets that its batch does not show where it did before")
 
     def _fail(self, error: Exception) -> None:
-        if self._batches <= 1:  # nothing was learnt yet
+        if not self._coded:  # nothing was learnt yet
             raise error if isinstance(error, PrequentialError) else MeasureError(
                 f"expected a run that can be written as a bitstream, got {type(error).__name__}: {error}; leave bitstream out"
             )

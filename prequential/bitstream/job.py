@@ -19,7 +19,7 @@ from prequential.bitstream.decoding import Decoder
 from prequential.errors import CoderError, PrequentialError
 
 VARIABLE = "PREQUENTIAL_DECODE"
-_EVERY_S = 0.5
+_EVERY_S = 1.0
 
 
 @dataclass
@@ -45,7 +45,8 @@ class Job:
     pipe: int | None = None
 
     def __post_init__(self) -> None:
-        self._began = self._told = time.monotonic()
+        self._told = time.monotonic()
+        self._began: tuple[float, int] | None = None
 
     @classmethod
     def of_process(cls) -> Job | None:
@@ -109,10 +110,16 @@ class Job:
         return f"{error} (found other circumstances: {'; '.join(others)})"
 
     def _progress(self, decoder: Decoder) -> None:
+        """Tell how far it is, and at what pace: what the program does before it decodes is left out."""
         now = time.monotonic()
+        if self._began is None:
+            self._began, self._told = (now, decoder.known), now
         if now - self._told >= _EVERY_S:
             self._told = now
-            self._tell(tokens=decoder.known, of=len(decoder.corpus), passes=decoder.passes, seconds=now - self._began)
+            began, tokens = self._began
+            of, left = len(decoder.corpus), len(decoder.corpus) - decoder.known
+            pace = (now - began) / max(1, decoder.known - tokens)
+            self._tell(tokens=decoder.known, of=of, passes=decoder.passes, left_s=pace * left)
 
     def _tell(self, **facts: Any) -> None:
         if self.pipe is not None:

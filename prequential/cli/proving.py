@@ -71,13 +71,12 @@ def _progress(run: Run) -> Callable[[Mapping[str, Any]], None]:
 
     def progress(facts: Mapping[str, Any]) -> None:
         nonlocal began
-        expected = facts["seconds"] * facts["of"] / max(1, facts["tokens"])
         if not began:
             began = True
-            click.echo(f"decoding {facts['of']:,} tokens of {run.name}: about {_time(expected)} expected", err=True)
+            click.echo(f"decoding {facts['of']:,} tokens of {run.name}: about {_time(facts['left_s'])} expected", err=True)
         if click.get_text_stream("stderr").isatty():
             share = 100 * facts["tokens"] / facts["of"]
-            click.echo(f"\r{share:5.1f} %, {_time(expected - facts['seconds'])} left   ", nl=False, err=True)
+            click.echo(f"\r{share:5.1f} %, {_time(facts['left_s'])} left   ", nl=False, err=True)
 
     return progress
 
@@ -85,7 +84,10 @@ def _progress(run: Run) -> Callable[[Mapping[str, Any]], None]:
 def _said(certificate: Certificate) -> str:
     if certificate.decoded:
         return f"decoded {certificate.raw_bytes:,} bytes, sha256 {certificate.sha256}, as the book says"
-    return f"decoded {certificate.tokens:,} of {certificate.all_tokens:,} tokens; those that follow each other from the first were written"
+    return (
+        f"decoded {certificate.tokens:,} of {certificate.all_tokens:,} tokens; "
+        "those that follow each other from the first on were written"
+    )
 
 
 def _time(seconds: float) -> str:

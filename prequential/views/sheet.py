@@ -5,6 +5,8 @@ A row is plain text as it came; who prints it makes it safe.
 
 from __future__ import annotations
 
+import math
+
 from prequential.codelength import nats_to_bits
 from prequential.comparison import Comparison, Row, Verdict, known_quantities
 from prequential.run import Run
@@ -112,13 +114,15 @@ def trust(run: Run) -> list[tuple[str, str]]:
 def _bitstream(run: Run) -> list[tuple[str, str]]:
     """The file that proves the number: its size, beside that of the ideal code."""
     found = run.bitstream
+    if found.get("failure"):
+        return [("bitstream", f"cannot be decoded: {found['failure']}")]
     if not found.get("bytes"):
         return []
-    ideal = (run.total.nats + run.total.uncoded_nats) / 8
-    over = found["bytes"] - nats_to_bits(ideal)
-    words = f"{count(found['bytes'])} bytes in {found['file']}, {cost(over)} over data code and uncoded tokens"
-    if found.get("failure"):
-        words += f"; it cannot be decoded: {found['failure']}"
+    uniform_bits = found["uniform_tokens"] * math.log2(found["symbols"])
+    over = found["bytes"] - (nats_to_bits(run.total.nats) + uniform_bits) / 8
+    words = f"{count(found['bytes'])} bytes in {found['file']}, {cost(over)} of them over the ideal"
+    if found["uniform_tokens"]:
+        words += f"; {count(found['uniform_tokens'])} tokens by the uniform code"
     proof = run.certificate
     decoded = f"to {count(proof.get('raw_bytes'))} bytes, sha256 {proof.get('sha256')}" if proof else ""
     return [("bitstream", words), *([("decoded", decoded)] if proof else [])]
