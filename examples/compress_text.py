@@ -116,9 +116,7 @@ def train(size, options, sizes):
     """Train once over the text; return where the book and the W&B run lie."""
     L.seed_everything(0, verbose=False)
     logger = WandbLogger(project="compress-text", name=size, save_dir=options.out)
-    monitor = CompressionMonitor(
-        token_bytes="bytes", baselines=sizes, name=size, bitstream=options.verify
-    )
+    monitor = CompressionMonitor(token_bytes="bytes", baselines=sizes, name=size, bitstream=options.verify)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,

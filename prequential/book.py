@@ -73,7 +73,15 @@ class Reader:
             self.warnings.append("the last line is cut short and was left out: the run was killed while writing it")
         name = str(header.get("name") or self.source.parent.name)
         run = Run(
-            name, str(self.source), header, self.intervals, self.events, self.end, self.warnings, self.charges, self.proofs
+            name,
+            str(self.source),
+            header,
+            self.intervals,
+            self.events,
+            self.end,
+            self.warnings,
+            self.charges,
+            self.proofs,
         )
         self._check_totals(run)
         return run
@@ -137,7 +145,8 @@ class Reader:
         if not all(isinstance(record[key], str) for key in ("event", "message")):
             raise TypeError("message")
         if record["event"] == DECODED:
-            self.proofs.append(dict(record["certificate"]))
+            proof = dict(record["certificate"])
+            self.proofs.append({**proof, "raw_bytes": _typed(proof["raw_bytes"], int), "sha256": str(proof["sha256"])})
         else:
             self.events.append(record)
 
@@ -160,6 +169,8 @@ class Reader:
         for audit in {"repeats", "coverage", "row_sampling", "row_split", "rescored"} & set(record):
             facts = dict(record[audit]).items()
             record[audit] = {key: None if value is None else _typed(value, float) for key, value in facts}
+        if "bitstream" in record:
+            record["bitstream"] = _bitstream_of(dict(record["bitstream"]))
         self.end = record
 
     def _check_totals(self, run: Run) -> None:
@@ -184,6 +195,17 @@ class Reader:
 
     def _damaged(self, number: int, what: str) -> BookError:
         return BookError(f"line {number} of {self.source} is damaged: {what}; the lines above it are {number - 1}")
+
+
+def _bitstream_of(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the end line says of a bitstream: why it failed, or its counts."""
+    if "failure" in facts:
+        return {**facts, "failure": str(facts["failure"]), "whole": False}
+    counts = {name: _typed(facts[name], int) for name in ("bytes", "uniform_tokens", "symbols")}
+    if not counts["symbols"]:
+        raise ValueError("symbols")
+    bits = _typed(facts["frequency_bits"], float)
+    return {**facts, **counts, "frequency_bits": bits, "whole": facts["whole"] is True}
 
 
 def _tally_of(record: dict[str, Any]) -> Tally:

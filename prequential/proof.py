@@ -28,12 +28,11 @@ _LAST_WORDS = 3
 
 
 class Files(NamedTuple):
-    """What a receiver gets: the bundle and the bitstream, with what the book says of them."""
+    """What a receiver gets: the bundle and the bitstream, with what the book says of the latter."""
 
     bundle: Bundle
     bitstream: Path
     stated: Mapping[str, Any]
-    ended: Mapping[str, Any]
 
 
 class Certificate(NamedTuple):
@@ -79,19 +78,20 @@ def files_of(run: Run) -> Files:
         CoderError: The run wrote no bitstream, or a file is missing or another one.
     """
     book = Path(run.path)
-    stated = run.header.get("bitstream")
+    stated = run.bitstream
     if not stated:
         raise CoderError(f"{run.name} wrote no bitstream: train with CompressionMonitor(bitstream=True)")
-    ended = (run.end or {}).get("bitstream") or {}
-    if ended.get("failure"):
-        raise CoderError(f"the bitstream of {run.name} is not whole: {ended['failure']}")
+    if stated.get("failure"):
+        raise CoderError(f"the bitstream of {run.name} cannot be decoded: {stated['failure']}")
+    _check_stated(stated, book)
     bundle = Bundle.read(book.with_name("bundle.tar.xz"))
-    if bundle.sha256 != run.bundle.get("sha256"):
+    expected = str(run.bundle.get("sha256"))
+    if bundle.sha256 != expected:
         raise CoderError(
-            f"expected the bundle {str(run.bundle.get('sha256'))[:12]} of the book, got {bundle.sha256[:12]} beside it: "
+            f"expected the bundle {expected[:12]} of the book, got {bundle.sha256[:12]} beside it: "
             "the training program was changed, use the file that the run wrote"
         )
-    return Files(bundle, book.with_name(str(stated["file"])), stated, ended)
+    return Files(bundle, book.with_name(stated["file"]), stated)
 
 
 def decode(
@@ -112,7 +112,7 @@ def decode(
     from prequential.coder.stream import read_layout
 
     files = files_of(run)
-    unended = not files.ended.get("whole")
+    unended = not files.stated.get("whole")
     read_layout(files.bitstream, unended=unended)
     stated = dict(files.stated["circumstances"])
     with tempfile.TemporaryDirectory(prefix="prequential-") as folder:
@@ -137,6 +137,16 @@ def prove(run: Run, certificate: Certificate) -> None:
     bitstream = hashlib.sha256(Path(run.path).with_name(run.header["bitstream"]["file"]).read_bytes()).hexdigest()
     del facts["decoded"]
     prove_book(run.path, {**facts, "bitstream_sha256": bitstream})
+
+
+def _check_stated(stated: Mapping[str, Any], book: Path) -> None:
+    """Refuse a head of a book that was not written by a run: a file elsewhere, no hash, no circumstances."""
+    kinds = {"file": str, "sha256": str, "raw_bytes": int, "tokens": int, "circumstances": dict}
+    bad = [name for name, kind in kinds.items() if not isinstance(stated.get(name), kind)]
+    if bad or Path(stated["file"]).name != stated["file"]:
+        raise CoderError(
+            f"{book} does not say which bitstream is its own ({', '.join(bad) or 'file'}): use a sound copy"
+        )
 
 
 def _certificate(
@@ -181,13 +191,13 @@ def _command(bundle: Bundle) -> tuple[list[str], list[str], int]:
         return [sys.executable, "-m", main], arguments, number
     scripts = [name for name in bundle.files if name == main or name.endswith(f"/{main}")]
     if len(scripts) != 1:
-        raise CoderError(f"expected one main script {main} in the bundle, got {len(scripts)}: give it a name of its own")
+        raise CoderError(
+            f"expected one main script {main} in the bundle, got {len(scripts)}: give it a name of its own"
+        )
     return [sys.executable, scripts[0]], arguments, number
 
 
-def _told(
-    job: Any, command: list[str], root: Path, progress: Callable[[Mapping[str, Any]], None]
-) -> Mapping[str, Any]:
+def _told(job: Any, command: list[str], root: Path, progress: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
     """Run the program in decode mode, and listen to it until it is done."""
     reading, job.pipe = os.pipe()
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")]), str(_PACKAGE.parent)]

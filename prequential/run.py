@@ -107,7 +107,10 @@ class Run:
     @property
     def bitstream(self) -> dict[str, Any]:
         """The bitstream that the run wrote, as the ends of the book tell it; empty if it wrote none."""
-        return {**(self.header.get("bitstream") or {}), **((self.end or {}).get("bitstream") or {})}
+        stated = self.header.get("bitstream")
+        if not isinstance(stated, dict):
+            return {}
+        return {**stated, **((self.end or {}).get("bitstream") or {})}
 
     @property
     def certificate(self) -> dict[str, Any] | None:

@@ -22,6 +22,8 @@ ROOMS = {
     "bundle": {"errors"},
     "baselines": {"errors"},
     "coder": {"errors", "hashing", "numpy", "torch"},  # constriction only inside a function
+    "bitstream": {"batches", "capture", "causality", "coder", "errors", "tokenbytes", "numpy", "torch"},
+    "proof": {"bundle", "errors", "ledger", "run"},
     "run": {"codelength"},
     "book": {"errors", "codelength", "run"},
     "ledger": {"errors", "book", "codelength", "run"},
@@ -66,6 +68,7 @@ ROOMS = {
     "cli": {"errors", "click"},
     "integrations": {
         "account",
+        "bitstream",
         "audit",
         "capture",
         "meter",

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from prequential import CompressionMonitor
 from prequential.bitstream.encoding import Encoder
-from prequential.errors import MeasureError, PrequentialWarning, TokenBytesError
+from prequential.errors import MeasureError, TokenBytesError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 TEXT = (
@@ -22,7 +22,7 @@ TEXT = (
     b"it was the epoch of belief, it was the epoch of incredulity, it was the season of Light."
 )
 BINARY = bytes(i * i % 251 for i in range(120)) + bytes(100)
-CHINESE = "道可道，非常道。名可名，非常名。無名天地之始；有名萬物之母。".encode()
+CHINESE = "道可道\uff0c非常道。名可名\uff0c非常名。無名天地之始\uff1b有名萬物之母。".encode()
 
 CASES = {
     "pairs": (TEXT, {}),
@@ -78,7 +78,7 @@ def test_round_trip(case, tmp_path, monkeypatch):
     assert found == data, told
     stream, size = run.bitstream, (tmp_path / "data.bits").stat().st_size
     assert run.grade == "coded"
-    assert (stream["bytes"], stream["raw_bytes"], stream["failure"] if "failure" in stream else None) == (size, len(data), None)
+    assert (stream["bytes"], stream["raw_bytes"], stream["whole"]) == (size, len(data), True)
     assert size < 1.0001 * (run.total.nats / math.log(2) + 8 * stream["uniform_tokens"]) / 8 + 64
 
 
@@ -101,7 +101,9 @@ def test_nothing_is_disturbed(tmp_path):
     """Weights and random states are those of a training on the tokens themselves, without a monitor's bitstream."""
     options = {"module": Transformer, "feed": rows}
     _, (coded, state) = written(tmp_path / "coded", TEXT, **options)
-    plain, other = train(CompressionMonitor(token_bytes="bytes", ledger=tmp_path / "plain", bundle=None), TEXT, **options)
+    plain, other = train(
+        CompressionMonitor(token_bytes="bytes", ledger=tmp_path / "plain", bundle=None), TEXT, **options
+    )
     assert torch.equal(state, other)
     assert all(torch.equal(a, b) for a, b in zip(coded.parameters(), plain.parameters(), strict=True))
 
@@ -185,7 +187,7 @@ def test_data_that_cannot_be_read(tmp_path):
     monitor = CompressionMonitor(token_bytes="bytes", bitstream=True)
     with pytest.raises(MeasureError, match="expected at least one byte"):
         monitor.tokens(b"")
-    with pytest.raises(MeasureError, match="cannot read .*missing"):
+    with pytest.raises(MeasureError, match=r"cannot read .*missing"):
         monitor.tokens(tmp_path / "missing")
     with pytest.raises(MeasureError, match="got int"):
         monitor.tokens(3)
@@ -198,16 +200,14 @@ def test_data_that_cannot_be_read(tmp_path):
         monitor.tokens(TEXT)
     with pytest.raises(MeasureError, match="rescore='eval'"):
         CompressionMonitor(bitstream=True, rescore="eval")
-    with pytest.raises(MeasureError, match="did not: let it"):
-        train(CompressionMonitor(ledger=tmp_path, bitstream=True), TEXT, feed=unread, seed=0) if False else _untold(tmp_path)
 
 
-def _untold(folder):
-    monitor = CompressionMonitor(ledger=folder, bundle=None, bitstream=True)
-    reads = CompressionMonitor(token_bytes="bytes")
-    tokens, monitor.tokens = reads.tokens, reads.tokens
-    train(monitor, TEXT)
-    del tokens
+def test_data_that_the_monitor_has_not_read(tmp_path):
+    """Its tokens by another monitor."""
+    monitor = CompressionMonitor(ledger=tmp_path, bundle=None, bitstream=True)
+    monitor.tokens = CompressionMonitor(token_bytes="bytes").tokens
+    with pytest.raises(MeasureError, match="it did not: let it"):
+        train(monitor, TEXT)
 
 
 def test_without_a_bitstream_the_tokens_are_there(tmp_path):
@@ -218,7 +218,7 @@ def test_without_a_bitstream_the_tokens_are_there(tmp_path):
 
 def test_a_writer_that_fails_stops_no_training(tmp_path, monkeypatch):
     """A full disk: the run goes on, the book says that its stream is not whole."""
-    write = Encoder._write
+    write, said = Encoder._write, []
 
     def fails(self, *arguments):
         if self._batches == 4:
@@ -226,31 +226,11 @@ def test_a_writer_that_fails_stops_no_training(tmp_path, monkeypatch):
         write(self, *arguments)
 
     monkeypatch.setattr(Encoder, "_write", fails)
-    with pytest.warns(PrequentialWarning, match="the bitstream stopped, training goes on"):
-        run, _ = written_loudly(tmp_path)
-    assert run.grade == "ideal"
-    assert run.status == "completed"
+    monkeypatch.setattr("prequential.bitstream.encoding.warn", said.append)
+    run, _ = written(tmp_path, TEXT)
+    assert (run.grade, run.status) == ("ideal", "completed")
     assert "No space left" in run.bitstream["failure"]
-
-
-def written_loudly(folder):
-    """With its warnings."""
-    import lightning as L
-
-    from prequential import load_run
-
-    monitor = CompressionMonitor(token_bytes="bytes", ledger=folder, bundle=None, bitstream=True)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        callbacks=[monitor],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(Bytes(), pairs(monitor.tokens(TEXT)))
-    return load_run(folder), None
+    assert "the bitstream stopped, training goes on" in said[0]
 
 
 def bpe():

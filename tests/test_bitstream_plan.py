@@ -59,7 +59,7 @@ positions = st.integers(-1, 14)
 
 @given(st.data(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.sets(st.integers(0, 14)))
 def test_laws(data, rows, columns, width, before):
-    """All of a batch is known afterwards, each position is sent once, and nothing is coded before what its row needs."""
+    """All of a batch is known afterwards, each position is sent once, nothing is coded before what its row needs."""
     targets = np.array(data.draw(st.lists(positions, min_size=rows * columns, max_size=rows * columns)))
     inputs = np.array(data.draw(st.lists(positions, min_size=rows * width, max_size=rows * width)))
     targets, inputs = targets.reshape(rows, columns), inputs.reshape(rows, width)

@@ -16,7 +16,7 @@ FEED = functools.partial(streams.streams, length=8, count=4)
 STOP = 7
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """What stands for a kill: no hook of the monitor is called for it."""
 
 
@@ -25,7 +25,7 @@ class Kill(Callback):
 
     def on_train_batch_end(self, trainer, *ignored):
         if trainer.global_step == STOP:
-            raise Killed
+            raise KilledError
 
 
 def begun(folder, monkeypatch):
@@ -33,13 +33,13 @@ def begun(folder, monkeypatch):
     monitor = CompressionMonitor(token_bytes="bytes", ledger=folder / "run", bundle=None, bitstream=True)
     monkeypatch.setattr(CompressionMonitor, "on_exception", lambda *ignored: None)
     saving = ModelCheckpoint(folder, filename="last", every_n_train_steps=3)
-    with pytest.raises(Killed):
-        train(monitor, TEXT, feed=Loader, callbacks=[saving, Kill()], enable_checkpointing=True)
+    with pytest.raises(KilledError):
+        train(monitor, TEXT, feed=resumable, callbacks=[saving, Kill()], enable_checkpointing=True)
     monkeypatch.undo()
     return folder / "last.ckpt"
 
 
-def Loader(ids):
+def resumable(ids):
     """Goes on in the middle of an epoch, where it was left."""
     return Resumable(FEED(ids))
 
@@ -73,16 +73,16 @@ def test_killed_and_resumed(elsewhere, tmp_path, monkeypatch):
     checkpoint = begun(tmp_path, monkeypatch)
     folder = tmp_path / ("other" if elsewhere else "run")
     monitor = CompressionMonitor(token_bytes="bytes", ledger=folder, bundle=None, bitstream=True)
-    train(monitor, TEXT, feed=Loader, ckpt_path=checkpoint)
+    train(monitor, TEXT, feed=resumable, ckpt_path=checkpoint)
     assert load_run(folder).grade == "coded"
-    found, told = decoded(folder, monkeypatch, feed=Loader)
+    found, told = decoded(folder, monkeypatch, feed=resumable)
     assert found == TEXT, told
 
 
 def test_what_was_sealed_decodes(tmp_path, monkeypatch):
-    """Of a killed run, up to its last checkpoint: six batches of four streams, of which the first is a piece of text."""
+    """Of a killed run, up to its last checkpoint: six batches of four streams, the first of them written."""
     begun(tmp_path, monkeypatch)
-    found, told = decoded(tmp_path / "run", monkeypatch, feed=Loader, unended=True)
+    found, told = decoded(tmp_path / "run", monkeypatch, feed=resumable, unended=True)
     assert (found, told["done"]["tokens"]) == (TEXT[:48], 6 * 8 * 4)
     assert not told["done"]["whole"]
 
@@ -92,7 +92,7 @@ def test_a_stream_that_is_gone_stops_no_training(tmp_path, monkeypatch):
     checkpoint = begun(tmp_path, monkeypatch)
     (tmp_path / "run" / "data.bits").unlink()
     monitor = CompressionMonitor(token_bytes="bytes", ledger=tmp_path / "run", bundle=None, bitstream=True)
-    train(monitor, TEXT, feed=Loader, ckpt_path=checkpoint)
+    train(monitor, TEXT, feed=resumable, ckpt_path=checkpoint)
     run = load_run(tmp_path / "run")
     assert (run.status, run.grade) == ("completed", "ideal")
     assert "data.bits" in run.bitstream["failure"]
@@ -102,7 +102,7 @@ def test_the_state_is_plain(tmp_path, monkeypatch):
     """A checkpoint loads with weights only, and its state of the stream is small."""
     state = torch.load(begun(tmp_path, monkeypatch), weights_only=True)["callbacks"]["CompressionMonitor"]["bitstream"]
     known = state.pop("known")
-    assert known.dtype == torch.uint8 and len(known) == -(-len(TEXT) // 8)
+    assert (known.dtype, len(known)) == (torch.uint8, -(-len(TEXT) // 8))
     assert len(json.dumps(state)) < 1000
 
 

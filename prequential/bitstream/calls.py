@@ -72,7 +72,8 @@ def all_calls(step: Callable[[], Any]) -> list[Scores]:
     Raises:
         MeasureError: There are none, or some that cannot be coded.
     """
-    with LossCalls() as seen:
+    seen = LossCalls()
+    with seen:
         step()
     check_calls(seen.calls, seen.others)
     return seen.calls

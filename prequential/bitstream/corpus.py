@@ -77,7 +77,9 @@ def encoded(data: bytes, table: TokenBytes | None) -> Tensor:
         )
     ids = torch.tensor(list(table.encode(data)), dtype=torch.int64)
     if as_bytes(ids, table) != data:
-        raise MeasureError(f"expected a tokenizer that keeps every byte, got one that does not: {table.audit(data).summary()}")
+        raise MeasureError(
+            f"expected a tokenizer that keeps every byte, got one that does not: {table.audit(data).summary()}"
+        )
     return ids
 
 

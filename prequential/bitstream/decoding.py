@@ -97,8 +97,8 @@ class Decoder:
         self._fill_uniform(np.flatnonzero(~self.corpus.known))
         if self._reader.steps_left:
             raise CoderError(
-                f"expected the stream to end with the data, got {self._reader.steps_left:,} steps more: decode with the "
-                "bundle of the run"
+                f"expected the stream to end with the data, got {self._reader.steps_left:,} steps more: decode with "
+                "the bundle of the run"
             )
 
     def _fill_uniform(self, positions: Positions) -> None:

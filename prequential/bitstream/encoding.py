@@ -183,7 +183,8 @@ class Encoder:
         first = self._writer is None
         if first:
             self._settle(batch, rehearse)
-        assert self._layout is not None and self._writer is not None
+        assert self._layout is not None
+        assert self._writer is not None
         if due(step) and step != self._checked:
             self._checked = step
             self._writer.check(step, check_value(sampled(self._module)))
@@ -258,9 +259,10 @@ class Encoder:
 
     def _fail(self, error: Exception) -> None:
         if not self._coded:  # nothing was learnt yet
-            raise error if isinstance(error, PrequentialError) else MeasureError(
-                f"expected a run that can be written as a bitstream, got {type(error).__name__}: {error}; leave bitstream out"
-            )
+            if isinstance(error, PrequentialError):
+                raise error
+            got = f"{type(error).__name__}: {error}"
+            raise MeasureError(f"expected a run that can be written as a bitstream, got {got}; leave bitstream out")
         self.failure = f"{type(error).__name__}: {error}"
         warn(f"the bitstream stopped, training goes on, it cannot be decoded: {self.failure}")
 

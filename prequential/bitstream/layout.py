@@ -45,8 +45,8 @@ class Layout(NamedTuple):
         cut = rows[:, self.shift :]
         return np.pad(cut, ((0, 0), (0, self.shift)), constant_values=-1) if self.slot else cut
 
-    def flat(self, sizes: Sequence[int], shape: tuple[int, int]) -> Positions | None:
-        """Where each target stands among those of all calls, one after the other, shape (B, T); None if it does not fit.
+    def flat(self, sizes: Sequence[int], shape: tuple[int, ...]) -> Positions | None:
+        """Where each target stands among those of all calls, in their order, shape (B, T); None if it does not fit.
 
         Args:
             sizes: Targets of each call.
@@ -56,8 +56,8 @@ class Layout(NamedTuple):
 
 
 @functools.lru_cache(64)
-def _flat(sizes: tuple[int, ...], shape: tuple[int, int], side_by_side: bool) -> Positions | None:
-    parts = torch.arange(sum(sizes)).split(sizes)
+def _flat(sizes: tuple[int, ...], shape: tuple[int, ...], side_by_side: bool) -> Positions | None:
+    parts = torch.split(torch.arange(sum(sizes)), list(sizes))
     rows = in_rows(parts, shape[0], side_by_side=side_by_side) if shape[0] else None
     return None if rows is None or tuple(rows.shape) != shape else rows.numpy()
 
@@ -80,7 +80,8 @@ def find_layout(corpus: Corpus, batch: Any, step: Callable[[Any], Any], symbols:
             "expected batches that hold tokens of monitor.tokens(data), for a bitstream, got one without: read the "
             "data by it"
         )
-    layouts, sizes = _candidates(leaves), []
+    layouts = _candidates(leaves)
+    sizes: list[int] = []
     for salt in range(_TRIES):
         if salt and _are_one(layouts, leaves, sizes):
             break
@@ -91,8 +92,8 @@ def find_layout(corpus: Corpus, batch: Any, step: Callable[[Any], Any], symbols:
         layouts = [layout for layout in layouts if _holds(layout, leaves, shown, calls, tokens)]
     if not layouts:
         raise MeasureError(
-            f"expected the {sum(sizes):,} targets that the step scores to be one tensor of its batch, or one shifted by "
-            f"one, for a bitstream, found none that holds them: {_GIVES}"
+            f"expected the {sum(sizes):,} targets that the step scores to be one tensor of its batch, or one shifted "
+            f"by one, for a bitstream, found none that holds them: {_GIVES}"
         )
     return layouts[0]
 
@@ -108,9 +109,11 @@ def _candidates(leaves: Mapping[int, Positions]) -> list[Layout]:
     ]
 
 
-def _holds(layout: Layout, leaves: Mapping[int, Positions], shown: Any, calls: Sequence[Scores], tokens: Tensor) -> bool:
+def _holds(
+    layout: Layout, leaves: Mapping[int, Positions], shown: Any, calls: Sequence[Scores], tokens: Tensor
+) -> bool:
     positions = layout.targets(leaves)
-    flat = layout.flat([len(call.targets) for call in calls], positions.shape)  # type: ignore[arg-type]
+    flat = layout.flat([len(call.targets) for call in calls], positions.shape)
     if flat is None or not (positions >= 0).any():
         return False
     targets = torch.cat([call.targets for call in calls]).cpu().numpy()[flat]
@@ -121,9 +124,12 @@ def _holds(layout: Layout, leaves: Mapping[int, Positions], shown: Any, calls: S
 
 def _are_one(layouts: Sequence[Layout], leaves: Mapping[int, Positions], sizes: Sequence[int]) -> bool:
     """Whether all layouts, or none, say the same of this batch."""
-    said = [(layout.targets(leaves), layout) for layout in layouts]
-    found = [(positions, layout.flat(sizes, positions.shape)) for positions, layout in said]  # type: ignore[arg-type]
-    return all(all(np.array_equal(a, b) for a, b in zip(one, found[0], strict=True)) for one in found)
+    found = set()
+    for layout in layouts:
+        positions = layout.targets(leaves)
+        flat = layout.flat(sizes, positions.shape)
+        found.add((positions.tobytes(), None if flat is None else flat.tobytes()))
+    return len(found) < 2
 
 
 def _rows(leaf: Positions) -> Positions:

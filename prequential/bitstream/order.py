@@ -31,10 +31,7 @@ class Batch:
 
     def __init__(self, layout: Layout, batch: Any, known: Known) -> None:
         leaves = leaves_of(batch)
-        if layout.place not in leaves:
-            targets = np.empty((0, 0), dtype=np.int64)
-        else:
-            targets = layout.targets(leaves)
+        targets = layout.targets(leaves) if layout.place in leaves else np.empty((0, 0), dtype=np.int64)
         self._layout, self._shape = layout, targets.shape
         self.positions = targets.reshape(-1)
         self.plan = make_plan(targets, _inputs(list(leaves.values()), len(targets)), known)

@@ -52,8 +52,7 @@ def make_plan(targets: Positions, inputs: Positions, known: Known) -> Plan:
     orders, ends, coded = [], [], 0
     pending = is_open.any(axis=1)
     while pending.any():
-        blocked = pending & (others & _unknown(inputs, known)).any(axis=1) if others.any() else ~pending & False
-        ready = pending & ~blocked
+        ready: Known = np.logical_and(pending, ~(others & _unknown(inputs, known)).any(axis=1))
         if not ready.any():  # rows that wait for each other: the first one's needs are sent
             first = rows[pending][0]
             needs = np.unique(inputs[first][others[first] & _unknown(inputs[first], known)])

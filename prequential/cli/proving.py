@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,8 +74,10 @@ def _progress(run: Run) -> Callable[[Mapping[str, Any]], None]:
         nonlocal began
         if not began:
             began = True
-            click.echo(f"decoding {facts['of']:,} tokens of {run.name}: about {_time(facts['left_s'])} expected", err=True)
-        if click.get_text_stream("stderr").isatty():
+            click.echo(
+                f"decoding {facts['of']:,} tokens of {run.name}: about {_time(facts['left_s'])} expected", err=True
+            )
+        if sys.stderr.isatty():
             share = 100 * facts["tokens"] / facts["of"]
             click.echo(f"\r{share:5.1f} %, {_time(facts['left_s'])} left   ", nl=False, err=True)
 

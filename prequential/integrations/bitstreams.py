@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
-from prequential.bitstream import Corpus, Decoder, Encoder
+from prequential.bitstream import Corpus, Encoder
 from prequential.bitstream.corpus import as_bytes, encoded, placeholders, read, sha256_of
 from prequential.bitstream.job import Job, circumstances
 from prequential.capture import LossTap
@@ -31,8 +31,6 @@ class Writing:
     Args:
         options: Of the monitor.
     """
-
-    decodes = False
 
     def __init__(self, options: Options) -> None:
         if options.rescore is not None or options.measure not in ("auto", "capture"):
@@ -61,19 +59,14 @@ class Writing:
         name = spec.name if spec is not None else Path(getattr(main, "__file__", None) or "").name
         return {"bitstream": {"main": name, "run": self._number}}
 
-    def begin(
-        self, module: pl.LightningModule, book: Path, *, reruns: bool, state: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
-        """Make ready to write; facts for the head of the book.
+    def facts(self, *, reruns: bool) -> dict[str, Any]:
+        """What the head of the book says of the stream.
 
         Args:
-            module: What is trained.
-            book: Beside which the stream lies.
             reruns: Whether a training step can be run again without learning from it.
-            state: `state` at the checkpoint from which the run is resumed; None for a new run.
 
         Raises:
-            MeasureError: The data was not read by the monitor, or a step cannot be run again.
+            MeasureError: It cannot, or the data was not read by the monitor.
         """
         if self._corpus is None:
             raise MeasureError(
@@ -85,11 +78,20 @@ class Writing:
                 "expected a training step that can be run again, for a bitstream: under manual optimisation it cannot, "
                 "leave bitstream out"
             )
-        path = book.with_name(BITSTREAM_NAME)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        return {"bitstream": {"file": BITSTREAM_NAME, **self._facts, "circumstances": circumstances()}}
+
+    def begin(self, module: pl.LightningModule, book: Path, state: Mapping[str, Any] | None) -> None:
+        """Make ready to write.
+
+        Args:
+            module: What is trained.
+            book: Beside which the stream lies.
+            state: `state` at the checkpoint from which the run is resumed; None for a new run.
+        """
+        assert self._corpus is not None
         self._corpus.known[:] = False
-        self.encoder = Encoder(path, self._corpus, module, state)
-        return {"bitstream": {"file": path.name, **self._facts, "circumstances": circumstances()}}
+        book.parent.mkdir(parents=True, exist_ok=True)
+        self.encoder = Encoder(book.with_name(BITSTREAM_NAME), self._corpus, module, state)
 
     def prepare(self, batch: Any, step: int, module: pl.LightningModule, rehearse: Rehearse) -> None:
         """Make ready to code a micro-batch.
@@ -106,7 +108,8 @@ class Writing:
     def coding(self, step: Callable[..., Any], tap: LossTap | None) -> Callable[..., Any]:
         """A training step that writes what was prepared, as the tap has heard it."""
         encoder = self.encoder
-        assert encoder is not None and tap is not None
+        assert encoder is not None
+        assert tap is not None
         tap.listener = encoder.take
 
         def training_step(*args: Any, **kwargs: Any) -> Any:
@@ -143,8 +146,6 @@ class Reading:
         options: Of the monitor.
         job: What is to be decoded.
     """
-
-    decodes = True
 
     def __init__(self, options: Options, job: Job) -> None:
         self._options, self._job = options, job
@@ -190,7 +191,7 @@ class Reading:
         return as_bytes(tokens, self._options.table)
 
 
-def streaming(options: Options) -> Writing | Reading:
+def streaming(options: Options) -> tuple[Writing | None, Reading | None]:
     """Write a bitstream, or read the one that this process was started for."""
     job = Job.of_process()
-    return Writing(options) if job is None else Reading(options, job)
+    return (Writing(options), None) if job is None else (None, Reading(options, job))

@@ -126,11 +126,12 @@ class CompressionMonitor(pl.Callback):
         self.ledger, self.audit = ledger, audit
         self.causality: CausalityAudit | None = None
         self.from_environment = False
-        self._stream: Writing | Reading | None = None
+        self._writing: Writing | None = None
+        self._reading: Reading | None = None
         if bitstream:
             from prequential.integrations.bitstreams import streaming
 
-            self._stream = streaming(self.options)
+            self._writing, self._reading = streaming(self.options)
         self._session: Session | None = None
         self._path: Path | None = None
         self._first_call = True
@@ -170,8 +171,9 @@ class CompressionMonitor(pl.Callback):
         Raises:
             MeasureError: There is no data, or the tokenizer does not give it back byte for byte.
         """
-        if self._stream is not None:
-            return self._stream.tokens(source)
+        stream = self._writing or self._reading
+        if stream is not None:
+            return stream.tokens(source)
         from prequential.bitstream.corpus import encoded, read
 
         return encoded(read(source), self.options.table)
@@ -188,8 +190,8 @@ class CompressionMonitor(pl.Callback):
             raise MeasureError(
                 "expected one CompressionMonitor in a trainer, got several, which would measure it twice: leave one in"
             )
-        if self._stream is not None and self._stream.decodes:
-            self._stream.setup(trainer)
+        if self._reading is not None:
+            self._reading.setup(trainer)
             return
         if trainer.world_size > 1:
             raise MeasureError(
@@ -205,7 +207,7 @@ class CompressionMonitor(pl.Callback):
         if self._session is None:
             return dict(self._loaded or self._kept)
         state = self._session.recorder.state()
-        stream = None if self._stream is None else self._stream.state()
+        stream = None if self._writing is None else self._writing.state()
         return state and {**state, "first_epoch": self._epoch.state(), "bitstream": stream}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -225,9 +227,10 @@ class CompressionMonitor(pl.Callback):
         """Find the training program and begin to record."""
         if self._stands_back(trainer):
             return
-        if self._stream is not None and self._stream.decodes:
-            self._wrap_decoding(trainer)
+        if self._reading is not None:
+            self._wrap_decoding(trainer, self._reading)
             return
+        of_stream = {} if self._writing is None else self._writing.facts(reruns=_reruns(pl_module))
         state, self._loaded = self._loaded, None
         if vars(trainer)["fast_dev_run"]:
             self._scratch = TemporaryDirectory()
@@ -238,11 +241,10 @@ class CompressionMonitor(pl.Callback):
         self._session = Session(
             self.options,
             path=self._path,
-            facts=circumstances(trainer),
-            configuration=lambda: {
-                **configuration(trainer, pl_module),
-                **({} if self._stream is None else self._stream.configuration()),
-            },
+            facts=circumstances(trainer) | of_stream,
+            configuration=lambda: (
+                configuration(trainer, pl_module) | ({} if self._writing is None else self._writing.configuration())
+            ),
             device=pl_module.device,
             every_n_steps=max(1, vars(trainer)["log_every_n_steps"]),
             publish=lambda values, steps: self._publish(trainer, values, steps),
@@ -253,10 +255,8 @@ class CompressionMonitor(pl.Callback):
             learnt=_learnt(trainer),
         )
         self._path = self._session.recorder.account.path
-        if self._stream is not None:
-            before = None if state is None else state.get("bitstream")
-            facts = self._stream.begin(pl_module, self._path, reruns=_reruns(pl_module), state=before)
-            self._session.recorder.account.settle(facts)
+        if self._writing is not None:
+            self._writing.begin(pl_module, self._path, None if state is None else state.get("bitstream"))
         self._wrap_training_step(trainer, self._session.recorder)
 
     def on_train_batch_start(
@@ -291,8 +291,8 @@ class CompressionMonitor(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the end of the book, the summary and the artifacts."""
-        if self._stream is not None and self._stream.decodes:
-            self._stream.end()
+        if self._reading is not None:
+            self._reading.end()
         self._finish(trainer, None)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -322,7 +322,7 @@ class CompressionMonitor(pl.Callback):
         """
         strategy: Any = trainer.strategy
         plain = strategy.training_step
-        original = plain if self._stream is None else self._stream.coding(plain, recorder.tap)
+        original = plain if self._writing is None else self._writing.coding(plain, recorder.tap)
         module = trainer.lightning_module
         self.causality = CausalityAudit() if self.audit is not None else None
 
@@ -340,9 +340,11 @@ class CompressionMonitor(pl.Callback):
                 self.causality.tell(recorder)
             return outputs
 
-        strategy.training_step = training_step if self._stream is None else self._placing(trainer, plain, training_step)
+        strategy.training_step = (
+            training_step if self._writing is None else self._placing(trainer, self._writing, plain, training_step)
+        )
 
-    def _wrap_decoding(self, trainer: pl.Trainer) -> None:
+    def _wrap_decoding(self, trainer: pl.Trainer, reading: Reading) -> None:
         """Decode every micro-batch before it is trained on; nothing is recorded."""
         strategy: Any = trainer.strategy
         plain = strategy.training_step
@@ -351,12 +353,12 @@ class CompressionMonitor(pl.Callback):
             self._first_call = False
             return plain(*args)
 
-        strategy.training_step = self._placing(trainer, plain, training_step)
+        strategy.training_step = self._placing(trainer, reading, plain, training_step)
 
-    def _placing(self, trainer: pl.Trainer, plain: Callable[..., Any], step: Callable[..., Any]) -> Callable[..., Any]:
+    def _placing(
+        self, trainer: pl.Trainer, stream: Writing | Reading, plain: Callable[..., Any], step: Callable[..., Any]
+    ) -> Callable[..., Any]:
         """A training step that is given placeholders, and runs another on the tokens."""
-        stream = self._stream
-        assert stream is not None
 
         def rehearse(*args: Any) -> None:
             with _rehearsed(trainer, evaluating=False):
@@ -364,7 +366,9 @@ class CompressionMonitor(pl.Callback):
 
         def training_step(batch: Any, *args: Any) -> Any:
             if self._first_call:
-                stream.prepare(batch, trainer.global_step, trainer.lightning_module, lambda other: rehearse(other, *args))
+                stream.prepare(
+                    batch, trainer.global_step, trainer.lightning_module, lambda other: rehearse(other, *args)
+                )
             return step(stream.shown(batch), *args)
 
         return training_step
@@ -392,7 +396,7 @@ class CompressionMonitor(pl.Callback):
         if self._epoch.resuming and error is None:  # nothing was left to train
             self._epoch.end(trainer, session.recorder)
         self._kept = self.state_dict()
-        facts = {} if self._stream is None else self._stream.close(whole=error is None)
+        facts = {} if self._writing is None else self._writing.close(whole=error is None)
         session.finish(error, self._summarize, **facts)
         self._session = None
         if self._scratch is not None:
@@ -400,8 +404,8 @@ class CompressionMonitor(pl.Callback):
             self._scratch = self._path = None
 
     def _publish(self, trainer: pl.Trainer, values: dict[str, float | int], steps: int) -> None:
-        if self._stream is not None:
-            self._stream.flush()
+        if self._writing is not None:
+            self._writing.flush()
         if self._audience is not None:
             self._audience.publish(values, steps)
         shown = {"compressed_MB": values["compressed_bytes"] / 1e6}

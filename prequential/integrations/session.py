@@ -163,9 +163,7 @@ class Session:
             else:
                 self.recorder.rescoring.load(state["rescoring"])
 
-    def finish(
-        self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None], **more: Any
-    ) -> None:
+    def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None], **more: Any) -> None:
         """End the book, write the bundle beside it, and hand both to ``summarize``; never raises.
 
         Args:
