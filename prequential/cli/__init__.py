@@ -4,7 +4,7 @@ Exit code 0; 1 with one line on stderr for input that cannot be used; 2 for a wr
 needs when it runs, so that ``prequential --help`` answers at once.
 
 - `viewing`: commands that look at runs; `records`: that write books; `programs`: about training programs; `sizes`:
-  about data alone.
+  about figures without a run.
 - `printing`: what they all print with.
 """
 
@@ -27,6 +27,7 @@ _COMMANDS = (
     programs.bundle,
     programs.audit,
     sizes.baselines,
+    sizes.estimate,
 )
 
 

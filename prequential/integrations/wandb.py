@@ -53,11 +53,18 @@ def identity(run: Any) -> dict[str, str]:
 
 
 def headline(run: Run) -> dict[str, Any]:
-    """What the runs table shows of a run: its totals, and how far they are proved; unknown ones are left out."""
+    """What the runs table shows of a run: its totals, how far they are proved, and by what it compares with others.
+
+    Unknown totals are left out. The fingerprint is written in hexadecimal: as a number it would not fit a float.
+    """
     values = run.measured()
     return {
         **{name: values[name] for name in _HEADLINE if values[name] is not None},
         "bundle_sha256": run.bundle.get("sha256"),
+        "bundle_rule": run.bundle.get("rule"),
+        "data_name": run.header.get("data_name"),
+        "fingerprint": f"{run.total.fingerprint:016x}",
+        "fingerprint_scheme": run.header.get("fingerprint_scheme"),
         "grade": run.grade,
         "given_weights": run.given_weights,
         "single_pass": run.single_pass[0],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ _COUNTS = ("coded_tokens", "uncoded_tokens", "masked_tokens", "padding_tokens", 
 _GRADES = ("ideal", "coded", "decoded", "estimate", "surrogate")
 _VERDICTS = ("yes", "no", "unknown")
 _AGREE = 1e-9
+_FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 
 def recorded(log: Log, reading: Reading) -> Import:
@@ -28,10 +31,12 @@ def recorded(log: Log, reading: Reading) -> Import:
     sums = _sums(log, warnings)
     tokens = sums["tokens"]
     rows = {name: column[standing(tokens)] for name, column in sums.items()}
-    intervals = _differences(log, rows)
+    intervals = _identified(_differences(log, rows), log)
     last = {name: float(column[-1]) for name, column in rows.items()}
     exact = log.rounding == 0.0
     header = {
+        "data_name": reading.data_name or _stated(log, "data_name", None),
+        "fingerprint_scheme": _stated(log, "fingerprint_scheme", None),
         "grade": _stated(log, "grade", "ideal", _GRADES) if exact else "estimate",
         "measure": f"sums logged to {log.kind}",
         "bytes_known": "raw_bytes" in rows,
@@ -115,7 +120,19 @@ def _steps_to(totals: Column) -> Column:
 
 def _bundle(log: Log, last: Mapping[str, float]) -> dict[str, Any] | None:
     bundle_bytes = int(last.get("bundle_bytes", 0))
-    return {"bundle_bytes": bundle_bytes, "sha256": _stated(log, "bundle_sha256", None)} if bundle_bytes else None
+    if not bundle_bytes:
+        return None
+    rule, sha256 = (_stated(log, name, None) for name in ("bundle_rule", "bundle_sha256"))
+    return {"bundle_bytes": bundle_bytes, "sha256": sha256, **({"rule": rule} if rule else {})}
+
+
+def _identified(intervals: list[Interval], log: Log) -> list[Interval]:
+    """Give the last interval the fingerprint of the whole run: a summary has that of no prefix."""
+    stated = _stated(log, "fingerprint", None)
+    if stated is None or not _FINGERPRINT.fullmatch(stated):
+        return intervals
+    *others, last = intervals
+    return [*others, last._replace(tally=replace(last.tally, fingerprint=int(stated, 16)))]
 
 
 def _vocab_size(last: Mapping[str, float]) -> int | None:
