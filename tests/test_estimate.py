@@ -55,9 +55,10 @@ def test_books_of_estimates_compare():
     verdict = compare([load_run("33B"), load_run("65B")]).verdict
     assert verdict.winner == "65B"
     assert verdict.difference_bytes == pytest.approx(1.4e12 * 0.066 / math.log(2) / 8, rel=1e-9)
-    assert load_run("65B").measured() == published_run(
-        tokens=1.4e12, nats_per_token=1.584, bundle_bytes=1e6, raw_bytes=5.6e12
-    ).measured()
+    assert (
+        load_run("65B").measured()
+        == published_run(tokens=1.4e12, nats_per_token=1.584, bundle_bytes=1e6, raw_bytes=5.6e12).measured()
+    )
 
 
 def test_a_program_that_carries_the_data_gains_nothing():

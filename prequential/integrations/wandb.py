@@ -63,7 +63,7 @@ def headline(run: Run) -> dict[str, Any]:
         "bundle_sha256": run.bundle.get("sha256"),
         "bundle_rule": run.bundle.get("rule"),
         "data_name": run.header.get("data_name"),
-        "fingerprint": f"{run.total.fingerprint:016x}",
+        "fingerprint": f"{run.total.fingerprint:016x} of {run.total.tokens} tokens",
         "fingerprint_scheme": run.header.get("fingerprint_scheme"),
         "grade": run.grade,
         "given_weights": run.given_weights,

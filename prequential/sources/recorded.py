@@ -22,7 +22,7 @@ _COUNTS = ("coded_tokens", "uncoded_tokens", "masked_tokens", "padding_tokens", 
 _GRADES = ("ideal", "coded", "decoded", "estimate", "surrogate")
 _VERDICTS = ("yes", "no", "unknown")
 _AGREE = 1e-9
-_FINGERPRINT = re.compile("[0-9a-f]{16}")
+_FINGERPRINT = re.compile("([0-9a-f]{16}) of ([0-9]{1,20}) tokens")
 
 
 def recorded(log: Log, reading: Reading) -> Import:
@@ -127,12 +127,12 @@ def _bundle(log: Log, last: Mapping[str, float]) -> dict[str, Any] | None:
 
 
 def _identified(intervals: list[Interval], log: Log) -> list[Interval]:
-    """Give the last interval the fingerprint of the whole run: a summary has that of no prefix."""
-    stated = _stated(log, "fingerprint", None)
-    if stated is None or not _FINGERPRINT.fullmatch(stated):
+    """Give the last interval the fingerprint of the whole run, if the summary has it: of a prefix none is known."""
+    stated = _FINGERPRINT.fullmatch(_stated(log, "fingerprint", None) or "")
+    if stated is None or int(stated[2]) != sum(interval.tally.tokens for interval in intervals):
         return intervals
     *others, last = intervals
-    return [*others, last._replace(tally=replace(last.tally, fingerprint=int(stated, 16)))]
+    return [*others, last._replace(tally=replace(last.tally, fingerprint=int(stated[1], 16)))]
 
 
 def _vocab_size(last: Mapping[str, float]) -> int | None:
