@@ -91,7 +91,7 @@ def test_llama_from_figures_alone():
     verdict = type_in("LLaMA, from figures alone")["verdict"]
     assert verdict["winner"] == "65B"
     assert f"wins by {verdict['difference_bytes'] / 1e9:.1f} GB" in text
-    figures = "--tokens 1.4e12 --nats-per-token 1.584 --bundle-bytes 1e6".split()
+    figures = ["--tokens", "1.4e12", "--nats-per-token", "1.584", "--bundle-bytes", "1e6"]
     for raw, ratio in (("5.6e12", "14.0 to 1"), ("5.24e12", "the ratio to 13.1")):
         record = json.loads(call("estimate", *figures, "--raw-bytes", raw, "--json").output)
         assert f"{record['compression_ratio']:.1f}" in ratio
@@ -234,7 +234,7 @@ def test_logs_of_any_kind_have_one_verdict(two_logs, tmp_path):
 def instrumented(tmp_path_factory):
     """Two runs with a monitor, each with a book, a W&B offline directory and Lightning's CSV."""
     previous, folders = Path.cwd(), []
-    for number, learning_rate in enumerate((0.1, 1.0)):
+    for number, learning_rate in enumerate((30.0, 0.1)):  # the first diverges
         folder = tmp_path_factory.mktemp(f"run{number}")
         os.chdir(folder)
         try:

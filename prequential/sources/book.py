@@ -48,8 +48,8 @@ def find_book(path: str | os.PathLike[str]) -> Path:
         raise BookError(f"expected a book, cannot look into {given}: {error}") from error
     if not books:
         raise BookError(
-            f"expected a {BOOK_NAME} in or below {given}, or a log (metrics.csv, TensorBoard events, a .wandb file), found "
-            "none: give the folder the run wrote to"
+            f"expected a {BOOK_NAME} in or below {given}, or a log (metrics.csv, TensorBoard events, a .wandb file), "
+            "found none: give the folder the run wrote to"
         )
     if len(books) > 1:
         listed = ", ".join(map(str, books[:_LISTED])) + (", ..." if len(books) > _LISTED else "")
