@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prequential.codelength import REGISTRY
+from prequential.panels import BASELINES, BOOKKEEPING
 from prequential.run import Run
 
 PREFIX = "prequential/"
@@ -32,14 +33,14 @@ def declare_metrics(run: Any) -> None:
     Each by its exact name: W&B picks at random between two globs that match, and Lightning's logger declares one. A
     resumed run keeps only what its own process declared, so this is called at every setup.
     """
-    run.define_metric(X_AXIS)
+    run.define_metric(X_AXIS, hidden=True)
     declare(run, (name for name in REGISTRY if PREFIX + name != X_AXIS))
 
 
 def declare(run: Any, names: Iterable[str]) -> None:
-    """Give some ``prequential/*`` keys the tokens as their x-axis."""
+    """Give some ``prequential/*`` keys the tokens as their x-axis; bookkeeping gets no chart by itself."""
     for name in names:
-        run.define_metric(PREFIX + name, step_metric=X_AXIS)
+        run.define_metric(PREFIX + name, step_metric=X_AXIS, hidden=True if name in BOOKKEEPING else None)
 
 
 def prefixed(values: Mapping[str, float | int]) -> dict[str, float | int]:
@@ -69,6 +70,7 @@ def headline(run: Run) -> dict[str, Any]:
         "given_weights": run.given_weights,
         "single_pass": run.single_pass[0],
         "status": run.status,
+        **{BASELINES + name: size for name, size in (run.header.get("baselines") or {}).items()},
     }
 
 
