@@ -64,6 +64,7 @@ ROOMS = {
     "forecast": {"errors", "codelength", "numpy"},
     "series": {"codelength", "run", "numpy"},
     "views": {"codelength", "comparison", "run", "series", "numpy", "rich"},
+    "dashboard": {"codelength", "errors", "panels"},
     "cli": {"errors", "click"},
     "integrations": {
         "account",
