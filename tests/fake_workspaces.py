@@ -1,4 +1,4 @@
-"""The stand-in for the W&B server, with what saved workspaces, reports and custom charts ask of it."""
+"""The stand-in for the W&B server, with what workspaces, reports, custom charts and sweeps ask of it."""
 
 from __future__ import annotations
 
@@ -51,3 +51,31 @@ class FakeWorkspaces(FakeWandb):
         nodes = [{**project, "id": name, "name": name, "isBenchmark": False, "user": None} for name in names]
         page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
         return {"models": {"pageInfo": page, "edges": [{"node": node} for node in nodes]}}
+
+
+class FakeSweep(FakeWandb):
+    """Hands the settings of a sweep to its agent one after the other, then sends it home.
+
+    Args:
+        settings: Of each run, by parameter.
+    """
+
+    def __init__(self, settings):
+        super().__init__()
+        self.config = ""
+        self.waiting = [
+            {"type": "run", "run_id": f"run{n}", "args": {k: {"value": v} for k, v in values.items()}}
+            for n, values in enumerate(settings)
+        ]
+
+    def op_upsert_sweep(self, v):
+        self.config = v["config"]
+        return {"upsertSweep": {"sweep": {"name": "sweep1", "project": None}, "configValidationWarnings": []}}
+
+    def op_create_agent(self, v):
+        return {"createAgent": {"agent": {"id": "agent1"}}}
+
+    def op_heartbeat(self, v):
+        busy = json.loads(v["runState"] or "{}")
+        commands = [] if busy else [self.waiting.pop(0) if self.waiting else {"type": "exit"}]
+        return {"agentHeartbeat": {"agent": {"id": "agent1"}, "commands": json.dumps(commands)}}

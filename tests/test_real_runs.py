@@ -288,3 +288,19 @@ def test_wandb_says_by_itself_that_the_data_is_the_same(instrumented):
     assert [run.header["data_name"] for run in runs] == ["toys", "toys"]
     assert {run.bundle["rule"] for run in runs} == {book.bundle["rule"] for book in books}
     assert "fingerprints differ" not in " ".join(compare([runs[0], books[1]]).notes)
+
+
+@pytest.mark.parametrize("stated", ["0123456789abcdef of 90 tokens", "0123456789abcdef", "x of 30 tokens", 7])
+def test_a_fingerprint_of_other_tokens_is_none(stated, tmp_path):
+    """A summary left by an earlier part of the run says nothing of the whole."""
+    rows = [{"prequential/tokens": 10 * n, "prequential/nats": 20.0 * n} for n in (1, 2, 3)]
+    with wandb.init(project="p", mode="offline", dir=tmp_path, settings=wandb.Settings(console="off")) as run:
+        for row in rows:
+            run.log(row)
+        run.summary["prequential/fingerprint"] = stated
+    assert load_run(tmp_path).total.fingerprint == 0
+    with wandb.init(project="p", mode="offline", dir=tmp_path / "b", settings=wandb.Settings(console="off")) as run:
+        for row in rows:
+            run.log(row)
+        run.summary["prequential/fingerprint"] = "0123456789abcdef of 30 tokens"
+    assert load_run(tmp_path / "b").total.fingerprint == 0x0123456789ABCDEF
