@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -20,6 +21,9 @@ from toys import VOCABULARY, Toy, loader
 from prequential import Bundle, CompressionMonitor, compare, load_run
 from prequential.cli import main
 from prequential.errors import ComparisonError
+from prequential.sources.imported import run_from_log
+from prequential.sources.log import Log
+from prequential.sources.reading import Columns, Reading
 
 wandb = pytest.importorskip("wandb", minversion="0.31")
 PAGE = (Path(__file__).parents[1] / "docs/explanation/reading-real-runs.md").read_text(encoding="utf-8")
@@ -290,17 +294,26 @@ def test_wandb_says_by_itself_that_the_data_is_the_same(instrumented):
     assert "fingerprints differ" not in " ".join(compare([runs[0], books[1]]).notes)
 
 
-@pytest.mark.parametrize("stated", ["0123456789abcdef of 90 tokens", "0123456789abcdef", "x of 30 tokens", 7])
-def test_a_fingerprint_of_other_tokens_is_none(stated, tmp_path):
-    """A summary left by an earlier part of the run says nothing of the whole."""
-    rows = [{"prequential/tokens": 10 * n, "prequential/nats": 20.0 * n} for n in (1, 2, 3)]
-    with wandb.init(project="p", mode="offline", dir=tmp_path, settings=wandb.Settings(console="off")) as run:
-        for row in rows:
-            run.log(row)
-        run.summary["prequential/fingerprint"] = stated
-    assert load_run(tmp_path).total.fingerprint == 0
-    with wandb.init(project="p", mode="offline", dir=tmp_path / "b", settings=wandb.Settings(console="off")) as run:
-        for row in rows:
-            run.log(row)
-        run.summary["prequential/fingerprint"] = "0123456789abcdef of 30 tokens"
-    assert load_run(tmp_path / "b").total.fingerprint == 0x0123456789ABCDEF
+@pytest.mark.parametrize(
+    ("stated", "believed"),
+    [
+        ("0123456789abcdef of 30 tokens", 0x0123456789ABCDEF),
+        ("0123456789abcdef of 20 tokens", 0),
+        ("0123456789abcdef", 0),
+        ("x of 30 tokens", 0),
+        (7, 0),
+    ],
+)
+def test_a_fingerprint_counts_for_the_tokens_that_it_was_taken_of(stated, believed):
+    """A summary left by an earlier part of the run says nothing of the whole, and no prefix has one."""
+    sums = {"prequential/tokens": np.array([10.0, 20.0, 30.0]), "prequential/nats": np.array([20.0, 40.0, 60.0])}
+    log = Log("run", "log", "W&B", Columns(sums=tuple(sums)), sums, {"prequential/fingerprint": stated})
+    run = run_from_log(log, Reading())
+    assert [interval.tally.fingerprint for interval in run.intervals] == [0, 0, believed]
+
+
+def test_sizes_under_other_codes_come_back_from_a_summary():
+    sums = {"prequential/tokens": np.array([10.0, 20.0]), "prequential/nats": np.array([20.0, 40.0])}
+    summary = {"prequential/baselines/xz -9e": 300, "prequential/baselines/odd": "much"}
+    log = Log("run", "log", "W&B", Columns(sums=tuple(sums)), sums, summary)
+    assert run_from_log(log, Reading()).header["baselines"] == {"xz -9e": 300}

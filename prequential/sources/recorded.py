@@ -40,6 +40,7 @@ def recorded(log: Log, reading: Reading) -> Import:
         "grade": _stated(log, "grade", "ideal", _GRADES) if exact else "estimate",
         "measure": f"sums logged to {log.kind}",
         "bytes_known": "raw_bytes" in rows,
+        "baselines": _baselines(log),
         "bundle": _bundle(log, last),
         "weights": {"sha256": weights} if (weights := _stated(log, "given_weights", None)) else None,
         "vocab_size": reading.vocab_size or _vocab_size(last),
@@ -124,6 +125,13 @@ def _bundle(log: Log, last: Mapping[str, float]) -> dict[str, Any] | None:
         return None
     rule, sha256 = (_stated(log, name, None) for name in ("bundle_rule", "bundle_sha256"))
     return {"bundle_bytes": bundle_bytes, "sha256": sha256, **({"rule": rule} if rule else {})}
+
+
+def _baselines(log: Log) -> dict[str, int] | None:
+    """Sizes of the data under other codes, which the W&B door puts into the summary."""
+    prefix = PREFIX + "baselines/"
+    stated = {name.removeprefix(prefix): size for name, size in log.summary.items() if name.startswith(prefix)}
+    return {name: size for name, size in stated.items() if type(size) is int and size >= 0} or None
 
 
 def _identified(intervals: list[Interval], log: Log) -> list[Interval]:
