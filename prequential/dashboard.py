@@ -146,7 +146,7 @@ class Server:
                 )
             )
         except Exception as error:  # the client has no class for it
-            if "exist" in str(error).lower():
+            if "already exist" in str(error).lower():
                 return f"{entity}/{name}"
             raise _unanswered(error) from error
 

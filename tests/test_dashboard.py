@@ -193,13 +193,14 @@ def test_the_real_client_saves_workspace_charts_and_report(server, tmp_path):
     assert all(run in written for run in ids)
 
 
-def test_references_are_those_that_all_runs_state(server, tmp_path):
-    for number, sizes in enumerate([{"xz -9e": 300}, {"xz -9e": 300}, {}]):
+@pytest.mark.parametrize(("third", "drawn"), [({}, True), ({"xz -9e": 301}, False)])
+def test_references_are_those_that_all_runs_state(server, third, drawn):
+    for number, sizes in enumerate([{"xz -9e": 300}, {"xz -9e": 300}, third]):
         with wandb.init(project="toys", id=f"run{number}", settings=wandb.Settings(console="off")) as run:
             run.summary.update({f"prequential/baselines/{name}": size for name, size in sizes.items()})
     assert call(f"{server.entity}/toys").exit_code == 0
     (size,) = [json.dumps(chart) for name, chart in server.charts.items() if "-size-" in name]
-    assert '"xz -9e"' in size
+    assert ('"xz -9e"' in size) == drawn
 
 
 def test_runs_that_do_not_compare_are_reported_with_the_reason(server, tmp_path):
@@ -227,7 +228,7 @@ def test_lines_take_the_place_of_charts_that_the_server_does_not_take(server, tm
     recorded(server, tmp_path, "first")
 
     def refuses(self, **chart):
-        raise wandb.Error("permission denied")
+        raise wandb.Error("permission denied: entity does not exist")
 
     monkeypatch.setattr(wandb.Api, "create_custom_chart", refuses)
     result = call(f"{server.entity}/toys")

@@ -177,6 +177,13 @@ def test_muon_is_ahead_at_1_5_billion_parameters(curves):
         assert load_run(f"runs/{name}").measured()["data_bits"] / 8e6 == pytest.approx(summed_megabytes(name), rel=1e-9)
 
 
+def test_a_log_of_a_few_rows_is_not_said_to_lack_everything():
+    """Four rows of 4000 steps: 99.9 % were not logged, which is less than all."""
+    rows = {"step": np.array([1.0, 1000.0, 2000.0, 4000.0]), "loss": np.array([4.0, 3.0, 2.5, 2.25])}
+    log = Log("run", "log", "CSV", Columns(step="step", loss="loss"), rows)
+    assert "99.9 % of the tokens were not logged" in " ".join(run_from_log(log, Reading(tokens_per_step=64)).warnings)
+
+
 # -- the same verdict from every source -----------------------------------------------------------------------------
 
 
