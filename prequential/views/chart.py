@@ -1,4 +1,4 @@
-"""Charts as Vega-Lite: one specification serves the page, PNG, SVG and PDF, and by `wandb_chart` W&B's custom charts.
+"""Charts as Vega-Lite: one specification serves the page, PNG, SVG and PDF, and W&B's custom charts.
 
 Colours are those of Okabe and Ito, which people who do not see all colours tell apart. A chart draws some thousand
 points of a curve, the lowest and the highest of each stretch among them; totals are never taken from it.
@@ -27,8 +27,6 @@ _LEGEND = {"orient": "top", "columns": 3, "symbolOpacity": 1, "symbolStrokeWidth
 _DECADES = {"condition": {"test": "test(/^1/, format(datum.value, '.0e'))", "value": 1}, "value": 0}
 _NEAR = 1.2  # horizontal lines closer than by this factor share a label
 
-CONFIG = {"range": {"category": list(COLOURS)}, "font": "system-ui, sans-serif", "view": {"stroke": None}}
-
 Spec = dict[str, Any]
 
 
@@ -45,7 +43,7 @@ def run_chart(runs: Sequence[Run], *, baselines: Mapping[str, float] | None = No
     """
     unit = "byte" if all(run.bytes_known for run in runs) else "token"
     names = [run.name for run in runs]
-    parts = [*charts(unit, baselines or {}).values()]
+    parts = [_rate(unit), _size(runs, baselines or {}), _ratio(unit)]
     datasets = {"curves": [row for run in runs for row in _curve(run)]}
     if len(runs) > 1:
         parts.append(_behind(names[0]))
@@ -59,23 +57,13 @@ def run_chart(runs: Sequence[Run], *, baselines: Mapping[str, float] | None = No
         "datasets": datasets,
         "data": {"name": "curves"},
         "vconcat": parts,
-        "params": params(views),
+        "params": _params(views),
         "resolve": {"scale": {"color": "shared"}},
-        "config": CONFIG,
+        "config": {"range": {"category": list(COLOURS)}, "font": "system-ui, sans-serif", "view": {"stroke": None}},
     }
 
 
-def charts(unit: str, baselines: Mapping[str, float]) -> dict[str, Spec]:
-    """Draw the charts that runs have wherever they are shown, by name, without their data.
-
-    Args:
-        unit: ``byte``, or ``token`` where bytes are not known.
-        baselines: Bytes of the same data under other codes, by name.
-    """
-    return {"rate": _rate(unit), "size": _size(unit, baselines), "ratio": _ratio(unit)}
-
-
-def params(views: Sequence[str]) -> list[Spec]:
+def _params(views: Sequence[str]) -> list[Spec]:
     """One legend and one zoom for all charts."""
     return [
         {"name": "picked", "select": {"type": "point", "fields": ["run"]}, "bind": "legend", "views": list(views)},
@@ -162,12 +150,12 @@ def _rate(unit: str) -> Spec:
     return {"title": f"Bits per {unit}: of the interval (thin), of all so far", "layer": layers}
 
 
-def _size(unit: str, baselines: Mapping[str, float]) -> Spec:
+def _size(runs: Sequence[Run], baselines: Mapping[str, float]) -> Spec:
     axis: Spec = {"axis": {"labelExpr": _SPARSE_BYTES, "gridOpacity": _DECADES}, "scale": {"type": "log"}}
     layers = [_line("raw", "size", axis, faint=True, strokeDash=[4, 3]), _line("compressed", "size", axis)]
     if baselines:
         layers.append(_rules(baselines))
-    what = "raw" if unit == "byte" else "uniform"
+    what = "raw" if all(run.bytes_known for run in runs) else "uniform"
     title = f"Size: {what} (dashed), compressed with the bundle"
     return {"title": title, "layer": [*layers, _hover("compressed", "size", axis)]}
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from prequential.views.chart import CONFIG, SCHEMA, Spec, charts, params
+from prequential.run import Run
+from prequential.views.chart import Spec, run_chart
 
 # Columns of a page's charts, and the quantities that they are.
 _QUANTITIES = {
@@ -21,7 +22,9 @@ _QUANTITIES = {
     "ratio": "compression_ratio",
 }
 _RUN = "name"  # W&B's column for what a page calls "run"
-_VIEW = "view0"
+_NAMES = ("rate", "size", "ratio")  # in the order of a page
+# A page without rows: what is drawn, and nothing that it is drawn from.
+_BLANK = Run("", "", {"bytes_known": True}, [], end={"status": "completed"})
 
 
 class Template(NamedTuple):
@@ -37,14 +40,18 @@ def wandb_charts(baselines: Mapping[str, float]) -> dict[str, Template]:
     Args:
         baselines: Bytes of the same data under other codes, by name, drawn as horizontal lines.
     """
-    return {name: _template(part) for name, part in charts("byte", baselines).items()}
+    page = run_chart([_BLANK], baselines=baselines)
+    return {name: _template(page, part) for name, part in zip(_NAMES, page["vconcat"], strict=True)}
 
 
-def _template(part: Spec) -> Template:
-    part["layer"][-1]["name"] = _VIEW
+def _template(page: Spec, part: Spec) -> Template:
+    """Take one chart off a page; W&B gives it its rows and its size."""
+    views = [part["layer"][-1]["name"]]
     fields: dict[str, str] = {}
-    drawn = _with_placeholders({**part, "params": params([_VIEW])}, fields)
-    return Template({"$schema": SCHEMA, "data": {"name": "wandb"}, "config": CONFIG, **drawn}, fields)
+    drawn = {name: value for name, value in part.items() if name not in ("width", "height")}
+    drawn["params"] = [{**selection, "views": views} for selection in page["params"]]
+    shared = {name: page[name] for name in ("$schema", "config")}
+    return Template({**shared, "data": {"name": "wandb"}, **_with_placeholders(drawn, fields)}, fields)
 
 
 def _with_placeholders(value: Any, fields: dict[str, str]) -> Any:
