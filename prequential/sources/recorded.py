@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def recorded(log: Log, reading: Reading) -> Import:
     sums = _sums(log, warnings)
     tokens = sums["tokens"]
     rows = {name: column[standing(tokens)] for name, column in sums.items()}
-    intervals = _identified(_differences(log, rows), log)
+    intervals = _differences(log, rows)
     last = {name: float(column[-1]) for name, column in rows.items()}
     exact = log.rounding == 0.0
     header = {
@@ -106,6 +105,9 @@ def _differences(log: Log, rows: Mapping[str, Column]) -> list[Interval]:
     whole = {name: np.diff(whole_numbers(column), prepend=0) for name, column in counts.items()}
     if any((column < 0).any() for column in whole.values()):
         raise SourceError(f"expected sums that never fall in {log.path}, got some that do: is it the log of one run?")
+    tokens = sum(int(whole[name].sum()) for name in ("coded_tokens", "uncoded_tokens") if name in whole)
+    whole["fingerprint"] = np.zeros(len(rows["tokens"]), np.uint64)
+    whole["fingerprint"][-1] = _fingerprint(log, tokens)  # of no prefix is one known
     nats = {"nats": _steps_to(rows["nats"])}
     if "uncoded_bits" in rows:
         nats["uncoded_nats"] = _steps_to(rows["uncoded_bits"] * NATS_PER_BIT)
@@ -134,13 +136,10 @@ def _baselines(log: Log) -> dict[str, int] | None:
     return {name: size for name, size in stated.items() if type(size) is int and size >= 0} or None
 
 
-def _identified(intervals: list[Interval], log: Log) -> list[Interval]:
-    """Give the last interval the fingerprint of the whole run, if the summary has it: of a prefix none is known."""
+def _fingerprint(log: Log, tokens: int) -> int:
+    """Read the fingerprint of the whole run, if the summary has it for as many tokens; 0 identifies nothing."""
     stated = _FINGERPRINT.fullmatch(_stated(log, "fingerprint", None) or "")
-    if stated is None or int(stated[2]) != sum(interval.tally.tokens for interval in intervals):
-        return intervals
-    *others, last = intervals
-    return [*others, last._replace(tally=replace(last.tally, fingerprint=int(stated[1], 16)))]
+    return int(stated[1], 16) if stated is not None and int(stated[2]) == tokens else 0
 
 
 def _vocab_size(last: Mapping[str, float]) -> int | None:
