@@ -199,14 +199,16 @@ class Run:
 
     @property
     def final_nats_per_token(self) -> float | None:
-        """Mean loss over the last intervals that together hold 5 % of the coded tokens; None for an empty run."""
+        """Mean loss over the last intervals that together hold 5 % of the coded tokens; None without two intervals."""
+        if sum(interval.tally.coded_tokens > 0 for interval in self.intervals) < 2:
+            return None  # the mean of a whole run is not its end
         wanted = _FINAL_SHARE * sum(interval.tally.coded_tokens for interval in self.intervals)
         nats, tokens = 0.0, 0
         for interval in reversed(self.intervals):
             if tokens and tokens >= wanted:
                 break
             nats, tokens = nats + interval.tally.nats, tokens + interval.tally.coded_tokens
-        return nats / tokens if tokens else None
+        return nats / tokens
 
     @property
     def single_pass(self) -> tuple[str, list[str]]:

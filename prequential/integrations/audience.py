@@ -9,6 +9,7 @@ from typing import Any
 from prequential.codelength import REGISTRY
 from prequential.errors import warn
 from prequential.integrations import wandb as door_to_wandb
+from prequential.integrations.charts import log_charts
 from prequential.run import Run
 
 Publish = Callable[[dict[str, float | int], int], None]
@@ -45,10 +46,11 @@ class Audience:
             self._tell(function, function, values, steps)
 
     def end(self, run: Run, files: list[Path]) -> None:
-        """Leave summary, book and bundle with the W&B runs."""
+        """Leave summary, book and bundle with the W&B runs, and charts."""
         facts = door_to_wandb.headline(run)
         self._tell_wandb(door_to_wandb.summarize, facts)
         self._tell_wandb(door_to_wandb.attach, files, facts)
+        self._tell_wandb(log_charts, run)  # last: whoever fails gets nothing more, and charts are the least
 
     def _tell_wandb(self, call: Callable[..., Any], *args: Any) -> None:
         for run in self._wandb_runs:

@@ -47,7 +47,10 @@ def find_book(path: str | os.PathLike[str]) -> Path:
     except (OSError, ValueError) as error:
         raise BookError(f"expected a book, cannot look into {given}: {error}") from error
     if not books:
-        raise BookError(f"expected a {BOOK_NAME} in or below {given}, found none: give the folder the run wrote to")
+        raise BookError(
+            f"expected a {BOOK_NAME} in or below {given}, or a log (metrics.csv, TensorBoard events, a .wandb file), "
+            "found none: give the folder the run wrote to"
+        )
     if len(books) > 1:
         listed = ", ".join(map(str, books[:_LISTED])) + (", ..." if len(books) > _LISTED else "")
         raise BookError(f"expected one {BOOK_NAME} below {given}, found {len(books)} ({listed}): name one of them")

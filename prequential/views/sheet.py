@@ -16,6 +16,10 @@ Cells = tuple[str, ...]
 TOTAL = "total"
 _ESTIMATES = ("estimate", "surrogate")
 _FREE = "free"
+_BUNDLES_WITHOUT_FILES = {
+    True: "a size alone: its files are not known",
+    False: "left out: the total lacks the training program",
+}
 
 
 def headline(run: Run) -> tuple[str, str]:
@@ -103,7 +107,7 @@ def trust(run: Run) -> list[tuple[str, str]]:
         ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
         ("measured by", run.header.get("measure") or UNKNOWN),
         *_modes(run),
-        ("bundle", run.bundle.get("sha256") or "left out: the total lacks the training program"),
+        ("bundle", run.bundle.get("sha256") or _BUNDLES_WITHOUT_FILES[bool(run.bundle)]),
         ("book", run.path),
     ]
 
