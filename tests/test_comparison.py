@@ -5,9 +5,10 @@ import math
 import random
 import re
 from dataclasses import replace
-from itertools import accumulate, permutations
+from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from books import HEADER, TOKENS, book, tallies
 from hypothesis import given
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from prequential import compare, load_run
 from prequential.codelength import Tally
-from prequential.comparison.noise import Block, half_width_nats, joined, student_t
+from prequential.comparison.alignment import Cells
+from prequential.comparison.noise import half_width_nats, half_width_of, joined, student_t
 from prequential.errors import ComparisonError
 from prequential.run import Interval, Run
 
@@ -185,16 +187,28 @@ def test_students_t_is_that_of_the_tables(freedom, expected):
     assert student_t(freedom) == pytest.approx(expected, abs=1e-6)
 
 
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=200), st.sampled_from([8, 16, 32]))
+def test_blocks_hold_all_cells_once(sizes, number):
+    """Joining loses no token and keeps the order: each cell costs what it holds, so that blocks must as well."""
+    cells = Cells(np.cumsum(sizes), np.array(sizes, float))
+    blocks = joined(cells, number)
+    assert blocks.tokens.sum() == sum(sizes)
+    assert blocks.tokens.tolist() == blocks.nats.tolist()
+    assert set(blocks.tokens.cumsum().tolist()) <= set(cells.ends.tolist())
+
+
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=200))
-def test_blocks_hold_all_cells_once(sizes):
-    """Joining loses no token, keeps the order, and no block but the last is longer than it need be."""
-    starts = [0, *accumulate(sizes)]
-    cells = [Block(start, size, float(size)) for start, size in zip(starts, sizes, strict=False)]
-    blocks = joined(cells)
-    assert sum(block.tokens for block in blocks) == sum(sizes)
-    assert sum(block.nats for block in blocks) == sum(sizes)
-    assert [block.start for block in blocks] == [0, *accumulate(block.tokens for block in blocks)][:-1]
-    assert {block.start for block in blocks} <= set(starts)
+def test_blocks_are_as_long_as_they_must_be_and_no_longer(sizes):
+    """The rule in one loop, cell by cell."""
+    blocks, start, tokens = [], 0, 0
+    for size in sizes:
+        tokens += size
+        if tokens >= min(sum(sizes) / 32, start / 4):
+            blocks.append(tokens)
+            start, tokens = start + tokens, 0
+    if tokens:
+        blocks[-1] += tokens
+    assert joined(Cells(np.cumsum(sizes), np.zeros(len(sizes))), 32).tokens.tolist() == blocks
 
 
 # -- what may be compared ---------------------------------------------------------------------------------------
