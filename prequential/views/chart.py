@@ -30,12 +30,19 @@ _NEAR = 1.2  # horizontal lines closer than by this factor share a label
 Spec = dict[str, Any]
 
 
-def run_chart(runs: Sequence[Run], *, baselines: Mapping[str, float] | None = None, width: int = 640) -> Spec:
+def run_chart(
+    runs: Sequence[Run],
+    *,
+    baselines: Mapping[str, float] | None = None,
+    groups: Mapping[str, str] | None = None,
+    width: int = 640,
+) -> Spec:
     """Draw runs over their tokens: rate, size and ratio; of several also how far each is behind the first.
 
     Args:
         runs: One run, or several on the same data, best first.
         baselines: Bytes of the same data under other codes, by name, drawn as horizontal lines.
+        groups: The group of each run by its name: runs of one group have one colour.
         width: Of each chart, in pixels.
 
     Returns:
@@ -52,21 +59,34 @@ def run_chart(runs: Sequence[Run], *, baselines: Mapping[str, float] | None = No
     for part, name in zip(parts, views, strict=True):
         part.update({"width": width, "height": 220})
         part["layer"][-1]["name"] = name  # a selection needs one layer
+    if groups:
+        datasets["groups"] = [{"run": name, "group": groups.get(name, "")} for name in names]
+        _colour_by_group(parts)
     return {
         "$schema": SCHEMA,
         "datasets": datasets,
         "data": {"name": "curves"},
         "vconcat": parts,
-        "params": _params(views),
+        "params": _params(views, "group" if groups else "run"),
         "resolve": {"scale": {"color": "shared"}},
         "config": {"range": {"category": list(COLOURS)}, "font": "system-ui, sans-serif", "view": {"stroke": None}},
     }
 
 
-def _params(views: Sequence[str]) -> list[Spec]:
+def _colour_by_group(parts: Sequence[Spec]) -> None:
+    """Draw a line a run still, in the colour of its group."""
+    for part in parts:
+        part["transform"] = [{"lookup": "run", "from": {"data": {"name": "groups"}, "key": "run", "fields": ["group"]}}]
+        for encoding in (layer.get("encoding", {}) for layer in part["layer"]):
+            if "color" in encoding:
+                encoding["color"]["field"] = "group"
+                encoding["detail"] = {"field": "run"}
+
+
+def _params(views: Sequence[str], picked: str) -> list[Spec]:
     """One legend and one zoom for all charts."""
     return [
-        {"name": "picked", "select": {"type": "point", "fields": ["run"]}, "bind": "legend", "views": list(views)},
+        {"name": "picked", "select": {"type": "point", "fields": [picked]}, "bind": "legend", "views": list(views)},
         {"name": "zoom", "select": {"type": "interval", "encodings": ["x"]}, "bind": "scales", "views": list(views)},
     ]
 
