@@ -44,13 +44,13 @@ class Intervals(Sequence[Interval]):
 
     def append(self, *intervals: Interval) -> None:
         """Append intervals one has in hand; many are faster in one call."""
-        columns = {name: [getattr(part.tally, name) for part in intervals] for name in _SUMS}
-        times = {"step": [part.step for part in intervals], "elapsed_s": [part.elapsed_s for part in intervals]}
+        columns: dict[str, Sequence[Any]] = {name: [getattr(part.tally, name) for part in intervals] for name in _SUMS}
+        columns |= {name: [getattr(part, name) for part in intervals] for name in ("step", "elapsed_s")}
         sources = {number: part.sources for number, part in enumerate(intervals) if part.sources}
-        self.extend(len(intervals), {**times, **columns}, sources)
+        self.extend(len(intervals), columns, sources)
 
     def extend(
-        self, length: int, columns: Mapping[str, Sequence[Any]], sources: Mapping[int, Sources] = _NO_SOURCES
+        self, length: int, columns: Mapping[str, Sequence[Any]], sources: Mapping[int, Sources] = MappingProxyType({})
     ) -> None:
         """Append ``length`` intervals.
 

@@ -73,6 +73,27 @@ def compare(runs: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
 
 @click.command()
+@click.argument("alone")
+@click.argument("after")
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="A source of D2, where AFTER has several.")
+@click.option("--from-token", type=int, metavar="N", help="Token of AFTER at which D2 begins.")
+@as_json_option
+def shared(alone: str, after: str, sources: tuple[str, ...], from_token: int | None, as_json: bool) -> None:
+    """Measure how much of data D2 a model knows that has learnt from D1.
+
+    ALONE is a run on D2, AFTER one on D1, then D2: K(D2) - K(D2 | D1) is the information that they share. Which part of
+    AFTER is D2 is known by the sources of its rows, or by its rows after as many tokens; else say --from-token.
+    """
+    if sources and from_token is not None:
+        raise click.UsageError("expected --source or --from-token, got both: give the one by which D2 is known")
+    from prequential import views
+    from prequential.comparison import shared as shared_by
+
+    found = shared_by(_loaded(alone), _loaded(after), sources=sources or None, from_token=from_token)
+    print_json(views.shared_record(found)) if as_json else print_view(views.shared_table(found))
+
+
+@click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option(
     "-o",
@@ -85,8 +106,8 @@ def compare(runs: tuple[str, ...], as_json: bool, **options: Any) -> None:
 def report(runs: tuple[str, ...], output: str, **options: Any) -> None:
     """Write RUNs as one page with charts, as a picture, or as numbers.
 
-    A .html file holds everything and opens without a network; .png, .svg and .pdf hold the charts, .csv the curves, .json
-    the curves and all that tables show.
+    A .html file holds everything and opens without a network; .png, .svg and .pdf hold the charts, .csv the curves,
+    .json the curves and all that tables show.
     """
     kind = Path(output).suffix.removeprefix(".")
     if kind not in _ENDINGS:

@@ -23,10 +23,23 @@ from prequential.comparison.alignment import boundaries
 from prequential.comparison.conditions import Mismatch, check
 from prequential.comparison.differences import Difference, difference
 from prequential.comparison.groups import Group, grouped
+from prequential.comparison.shared import Saving, Shared, shared
 from prequential.errors import ComparisonError
 from prequential.run import Run
 
-__all__ = ["Comparison", "Difference", "Group", "Mismatch", "Row", "Verdict", "compare", "known_quantities"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Group",
+    "Mismatch",
+    "Row",
+    "Saving",
+    "Shared",
+    "Verdict",
+    "compare",
+    "known_quantities",
+    "shared",
+]
 
 Quantities = dict[str, float | int | None]
 

@@ -1,4 +1,4 @@
-"""Two runs on the same data: by how much one is shorter, how sure that is, since when, and what the difference is of."""
+"""Two runs on the same data: by how much one is shorter, how sure that is, since when, and what it is of."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def half_width_of(cells: Cells) -> float | None:
 
 
 def joined(cells: Cells, number: int) -> Blocks:
-    """Join neighbouring cells until a block is the ``number``-th part of the tokens, or a quarter of those before it."""
+    """Join neighbouring cells until a block is one ``number``-th of the tokens, or a quarter of those before it."""
     if not len(cells.ends):
         return Blocks(cells.ends, cells.nats)
     last, begins, start = len(cells.ends) - 1, [0], 0

@@ -1,4 +1,4 @@
-"""Runs for other programs: their curves as comma-separated values, or all there is to say of them as one JSON object."""
+"""Runs for other programs: their curves as comma-separated values, or all that is known of them as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def curves_csv(runs: Sequence[Run]) -> str:
         columns = _columns(series(run))
         blank = [""] * len(columns["tokens"] or [])
         cells = [blank if columns[name] is None else columns[name] for name in CURVE_COLUMNS]
-        writer.writerows((run.name, *row) for row in zip(*cells, strict=True))  # type: ignore[arg-type]
+        writer.writerows((run.name, *row) for row in zip(*cells, strict=True))
     return text.getvalue()
 
 

@@ -56,8 +56,8 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
     Returns:
         ``runs`` (quantities of the registry and a ``name``), ``verdict`` (``winner``, None for a tie; ``choice_bits``;
         ``choice_charged``, whether they stand in the first run's quantities; and the keys of a difference),
-        ``differences`` (the first run against each other one: ``rival``, ``difference_bytes``, ``interval_bytes``, a pair
-        or None, ``area_bytes``, ``charges_bytes``, ``bundle_bytes``, ``leads_from_tokens``,
+        ``differences`` (the first run against each other one: ``rival``, ``difference_bytes``, ``interval_bytes``, a
+        pair or None, ``area_bytes``, ``charges_bytes``, ``bundle_bytes``, ``leads_from_tokens``,
         ``leads_from_tokens_without_bundle``), ``forced`` (``field`` and ``values`` by run, of what must be equal and is
         not), ``group_by``, ``groups`` (``value``, ``runs``, ``lowest_bytes``, ``median_bytes``, ``highest_bytes``),
         ``notes``, and ``baselines`` (quantities by code).

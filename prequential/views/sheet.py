@@ -157,7 +157,7 @@ def sentence(best: str, verdict: Verdict) -> str:
 
 def lead(best: str, difference: Difference) -> str:
     """State what the difference is of, and from which token on the first run leads."""
-    parts = [f"area {gain(difference.area_bytes)}", f"bundle {count(difference.bundle_bytes)}"]
+    parts = [f"Area {gain(difference.area_bytes)} bytes", f"bundle {count(difference.bundle_bytes)}"]
     if difference.charges_bytes:
         parts.append(f"other charges {gain(difference.charges_bytes)}")
     since, alone = difference.leads_from_tokens, difference.leads_from_tokens_without_bundle
@@ -166,7 +166,7 @@ def lead(best: str, difference: Difference) -> str:
     if alone != since:
         without = where if alone is None else f"from token {count(alone)} on"
         words += f", without the bundle {without}"
-    return f"In bytes: {', '.join(parts)}. {best} {words}."
+    return f"{', '.join(parts)}; {best} {words}."
 
 
 def verdict_lines(comparison: Comparison) -> list[str]:
@@ -226,7 +226,7 @@ def groups(comparison: Comparison) -> list[Cells]:
 
 
 def _and(names: Sequence[str]) -> str:
-    return " and ".join([*[", ".join(names[:-1])], names[-1]] if len(names) > 1 else names)
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _raw(comparison: Comparison) -> bool:
