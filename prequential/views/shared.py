@@ -54,7 +54,8 @@ def shared_record(shared: Shared) -> dict[str, Any]:
     Returns:
         ``alone`` and ``after`` (names of the runs), ``tokens``, ``alone_bytes``, ``conditional_bytes``,
         ``shared_bytes``, ``shared_part`` (of ``alone_bytes``), ``interval_bytes`` (a pair, or None), ``before_tokens``,
-        ``proved`` (whether the books show that D2 is the same), ``sources`` (tokens to ``shared_part`` by source) and ``notes``.
+        ``proved`` (whether the books show that D2 is the same), ``sources`` (tokens to ``shared_part`` by source) and
+        ``notes``.
     """
     return {
         "alone": shared.alone,
