@@ -207,7 +207,8 @@ def _named(runs: Sequence[Run]) -> list[Run]:
     unique = []
     for run, name in zip(runs, names, strict=True):
         seen[name] += 1
-        unique.append(replace(run, name=name if names.count(name) == 1 else f"{name} #{seen[name]}"))
+        whole = name if names.count(name) == 1 else f"{name} #{seen[name]}"
+        unique.append(run if whole == run.name else replace(run, name=whole))
     return unique
 
 
