@@ -24,6 +24,7 @@ from prequential.errors import ComparisonError
 from prequential.run import Interval, Run
 
 COLUMNS = ("seed", "masked_tokens", "uncoded_tokens", "uncoded_nats", "replayed_tokens", "nonfinite_tokens")
+CURVES = Path(__file__).parents[2] / "shared" / "data" / "loss-curves"
 LOSSES = [3 * (step + 1) ** -0.3 + 1 for step in range(60)]
 
 
@@ -211,6 +212,27 @@ def test_noise_that_swings_over_a_part_of_the_run_is_beyond_the_interval():
     noises = [autoregressive(rng, 400, 0.95) for _ in range(200)]
     covered = sum(abs(noise.sum()) <= half_width_of(Cells(100 * step, noise)) for noise in noises)
     assert 0.5 * 200 < covered < 0.85 * 200
+
+
+@pytest.mark.skipif(not CURVES.exists(), reason="published loss curves are not there")
+def test_published_runs_are_ranked_by_their_code_length_and_a_tie_is_called_one():
+    """Four optimisers in MB as their logs add up to, all told apart; two widths that are 1.1 MB apart are not.
+
+    One of eight workers logged its share of each batch, which is in the interval.
+    """
+
+    def log(name):
+        given = {"measured_share": 1 / 8, "bytes_per_token": 4.0, "data_name": "web text"}
+        return load_run(CURVES / f"{name}.csv", **given)
+
+    names = [f"gpt124m-optimizers-{optimiser}" for optimiser in ("adam", "shampoo", "soap", "muon")]
+    comparison = compare([log(name) for name in names])
+    sizes = [row.quantities["compressed_bytes"] / 1e6 for row in comparison.rows]
+    assert sizes == pytest.approx([1742.957, 1771.097, 1784.543, 1825.015], abs=1e-3)
+    assert [row.name.split("-")[-1] for row in comparison.rows] == ["muon", "shampoo", "soap", "adam"]
+    assert all(found.interval_bytes[0] > 0 for found in comparison.differences)
+    assert comparison.verdict.winner == "gpt124m-optimizers-muon"
+    assert compare([log("gpt-width768"), log("gpt-width1024")]).verdict.winner is None
 
 
 def test_a_steady_advantage_is_no_noise():

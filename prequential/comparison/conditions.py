@@ -64,7 +64,7 @@ def check(runs: Sequence[Run], *, prefix: bool = False, force: bool = False) -> 
     else:
         notes += _declared_equal(judge, prefix=prefix)
     judge.must_agree("raw_bytes", _raw_bytes, "the same data has one size: check token_bytes", unknown_fits=True)
-    notes += [note for run in runs for note in _doubts(run)] + _differences(runs)
+    notes += [note for run in runs for note in _doubts(run)] + _warnings(runs) + _differences(runs)
     return Conditions(proved, notes, tuple(judge.mismatches.values()))
 
 
@@ -164,7 +164,16 @@ def _doubts(run: Run) -> list[str]:
         doubts.append(f"{run.name} has {run.total.nonfinite_tokens:,} tokens without a finite code length")
     if run.total.uncoded_tokens and not run.total.uncoded_nats:
         doubts.append(f"{run.name} was not charged for its {run.total.uncoded_tokens:,} uncoded tokens")
-    return doubts + [f"{run.name}: {warning}" for warning in run.warnings]
+    return doubts
+
+
+def _warnings(runs: Sequence[Run]) -> list[str]:
+    """What readers had to tolerate, each sentence once, with the names of all runs that it holds for."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        for warning in run.warnings:
+            names.setdefault(warning, []).append(run.name)
+    return [f"{', '.join(found)}: {warning}" for warning, found in names.items()]
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
