@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 from books import HEADER, book, tallies
@@ -276,6 +278,27 @@ def test_groups_have_a_table():
     assert ["2", "1", total["c"], total["c"], total["c"]] in [line.split() for line in text.splitlines()]
     record = comparison_record(comparison)
     assert (record["group_by"], [group["runs"] for group in record["groups"]]) == ("seed", [["c"], ["b", "a"]])
+
+
+COLD = """
+import sys
+from prequential.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code, done.code
+heavy = {"torch", "lightning", "wandb", "scipy", "pandas", "transformers", "altair", "vl_convert"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("show", "a"), ("compare", "a", "b"), ("shared", "a", "b", "--from-token", "60000")]
+)
+def test_tables_wait_for_no_heavy_package(arguments):
+    """From a cold start, to the last line."""
+    run(), run("b", [*LOSSES, *LOSSES] if arguments[0] == "shared" else LOSSES)
+    subprocess.run([sys.executable, "-c", COLD, *arguments], check=True, capture_output=True)
 
 
 # -- bundles and baselines --------------------------------------------------------------------------------------

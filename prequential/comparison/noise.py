@@ -17,9 +17,9 @@ left is cut at the token counts where both books have a boundary.
 
 It holds (19 times in 20) for noise that is alike over up to a 200th of the run, as that of real runs on shuffled data
 is; from a 20th on differences look like trend, and the interval is too narrow. It says nothing about the drift between
-two seeds. Resampling the blocks (a block bootstrap) takes the trend for noise: on published runs whose
-curves differ in shape its intervals came out 10 to 50 times as wide, see ``docs/decisions/0021``. Reference: von Neumann, Kent, Bellinson and Hart (1941), on the
-variance from successive differences.
+two seeds. Resampling the blocks (a block bootstrap) takes the trend for noise: on published runs whose curves differ in
+shape its intervals came out 10 to 50 times as wide, see ``docs/decisions/0021``. Reference: von Neumann, Kent,
+Bellinson and Hart (1941), on the variance from successive differences.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What comparing long runs costs: books and logs, against the least that reading their text costs.
 
-Run ``python tests/benchmarks/read_runs.py [--runs 10] [--intervals 100000] [--rows 1000000]``. Each command is started anew;
-the base is `json.loads` of the lines of the same books, or `csv.reader` over the same logs, in a process of its own. Only
-the ratios mean anything elsewhere; the seconds and megabytes are of this machine.
+Run ``python tests/benchmarks/read_runs.py [--runs 10] [--intervals 100000] [--rows 1000000]``. Each command is started
+anew; the base is `json.loads` of the lines of the same books, or `csv.reader` over the same logs, in a process of its
+own. Only the ratios mean anything elsewhere; the seconds and megabytes are of this machine.
 """
 
 from __future__ import annotations
@@ -62,6 +62,19 @@ def timed(program: str, *arguments: object) -> tuple[float, float, float]:
     return time.perf_counter() - begin, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
+def against(heading: str, base: tuple[float, float, float], commands: list[tuple]) -> list[str]:
+    """Time commands, and write a line for each."""
+    lines = [f"{heading}: {base[1]:.2f} s of CPU"]
+    for command in commands:
+        clock, cpu, megabytes = timed(COMMAND, *command)
+        name = f"{command[0]} {Path(command[-1]).suffix}" if "-o" in command else command[0]
+        lines.append(
+            f"  {name:14} {cpu / base[1]:5.2f} of the base, {cpu:6.2f} s of CPU, {clock:6.2f} s on the clock, "
+            f"{megabytes:4.0f} MB"
+        )
+    return lines
+
+
 def main() -> None:
     """Print a line for each command."""
     parser = argparse.ArgumentParser()
@@ -77,36 +90,22 @@ def main() -> None:
         quiet = os.open(os.devnull, os.O_WRONLY)
         shown = os.dup(1)
         os.dup2(quiet, 1)
-        lines = []
-        for name, base, commands in (
-            (
+        lines = [
+            *against(
                 f"{given.runs} books of {given.intervals:,} intervals, base json.loads",
                 timed(JSON, *books),
-                {
-                    "show (one)": ("show", books[0]),
-                    "compare": ("compare", *books),
-                    **{
-                        f"report .{end}": ("report", *books, "-o", f"{folder}/page.{end}")
-                        for end in ("html", "csv", "json")
-                    },
-                },
+                [
+                    ("show", books[0]),
+                    ("compare", *books),
+                    *(("report", *books, "-o", f"{folder}/page.{end}") for end in ("html", "csv", "json")),
+                ],
             ),
-            (
+            *against(
                 f"{given.runs} logs of {given.rows:,} rows, base csv.reader",
                 timed(CSV, *logs),
-                {
-                    "compare --force": ("compare", *logs, "--force"),
-                    "report .html": ("report", *logs, "--force", "-o", f"{folder}/logs.html"),
-                },
+                [("compare", *logs, "--force"), ("report", *logs, "--force", "-o", f"{folder}/logs.html")],
             ),
-        ):
-            lines.append(f"{name}: {base[1]:.2f} s of CPU")
-            for command, arguments in commands.items():
-                clock, cpu, megabytes = timed(COMMAND, *arguments)
-                lines.append(
-                    f"  {command:16} {cpu / base[1]:5.2f} of the base, {cpu:6.2f} s of CPU, {clock:6.2f} s on the clock, "
-                    f"{megabytes:5.0f} MB"
-                )
+        ]
         os.dup2(shown, 1)
         print("\n".join(lines))
 
