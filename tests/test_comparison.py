@@ -112,6 +112,7 @@ def test_the_order_of_the_runs_does_not_matter(order):
 def test_the_same_run_twice_is_a_tie():
     verdict = compare([run("a"), run("b")]).verdict
     assert (verdict.winner, verdict.difference_bytes, verdict.interval_bytes) == (None, 0.0, (0.0, 0.0))
+    assert verdict.difference.leads_from_tokens is None
 
 
 def test_a_tie_charges_nobody():

@@ -116,6 +116,16 @@ def test_what_is_no_d1_then_d2_is_refused_in_one_line():
         assert "\n" not in str(error.value)
 
 
+def test_what_is_no_code_length_or_starts_from_other_weights_is_refused():
+    alone, after = two_runs()
+    surrogate = replace(after, header={**after.header, "grade": "surrogate"})
+    with pytest.raises(ComparisonError, match="expected code lengths, got the surrogate after"):
+        shared(alone, surrogate)
+    given_weights = replace(after, header={**after.header, "weights": {"sha256": "ab12", "rule": None}})
+    with pytest.raises(ComparisonError, match="same given weights, got none in alone and ab12 in after"):
+        shared(alone, given_weights)
+
+
 def test_rows_that_differ_are_refused():
     alone, after = two_runs(sources=False, rows=3)
     other = replace(alone, intervals=[i._replace(tally=replace(i.tally, rows_fingerprint=1)) for i in alone.intervals])
