@@ -124,7 +124,11 @@ class Intervals(Sequence[Interval]):
         return part
 
     def __iter__(self) -> Iterator[Interval]:
-        return (self[number] for number in range(self._length))
+        names = [name for name in self._columns if name in _SUMS]
+        columns = (self.column(name) for name in ("step", "elapsed_s", *names))
+        for number, (step, elapsed_s, *values) in enumerate(zip(*columns, strict=True)):
+            sources = self._sources.get(number, _NO_SOURCES)
+            yield Interval(step, elapsed_s, Tally(**dict(zip(names, values, strict=True))), sources)
 
     def __eq__(self, other: object) -> bool:
         """Whether both hold the same intervals in the same order; the other may be a list."""

@@ -660,3 +660,30 @@ def test_runs_are_grouped_by_the_configuration_in_their_bundle():
 def test_a_dotted_path_finds_names_that_hold_dots(key, value):
     header = {"a.b": 1, "c": {"d": 2, "e.f": 3}, "none": None}
     assert setting(Run("x", "x", header, []), key) == value
+
+
+# -- other sources -----------------------------------------------------------------------------------------------
+
+
+def as_log(loaded):
+    """Write what a door logs to a CSV logger at each interval; and read it. A log holds no rule of its bundle."""
+    names = ("tokens", "nats", "coded_tokens", "raw_bytes", "bundle_bytes", "compressed_bytes")
+    lines = [",".join(["step", *(f"prequential/{name}" for name in names)])]
+    for number in range(1, len(loaded.intervals) + 1):
+        values = replace(loaded, intervals=loaded.intervals[:number]).measured()
+        lines.append(",".join([str(number), *(repr(values[name]) for name in names)]))
+    path = Path(f"{loaded.name}.csv")
+    path.write_text("\n".join(lines) + "\n")
+    return load_run(path, data_name="corpus")
+
+
+def test_books_and_the_logs_of_the_same_runs_have_one_verdict():
+    """Winner, difference, interval, lead and parts; the log proves its data by its declared name."""
+    runs = [run("a", data_name="corpus"), run("b", lower(0.2, noise=0.05), bundle=bundle(900), data_name="corpus")]
+    books, logs = compare(runs).verdict, compare([as_log(loaded) for loaded in runs]).verdict
+    assert (logs.winner, logs.rival) == (books.winner, books.rival) == ("b", "a")
+    ours, theirs = (verdict.difference for verdict in (books, logs))
+    for name in ("difference_bytes", "area_bytes", "interval_bytes"):
+        assert getattr(theirs, name) == pytest.approx(getattr(ours, name), rel=1e-6), name
+    for name in ("bundle_bytes", "leads_from_tokens", "leads_from_tokens_without_bundle"):
+        assert getattr(theirs, name) == getattr(ours, name), name
