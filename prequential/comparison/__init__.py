@@ -1,7 +1,7 @@
 """Runs side by side at equal data: which describes the data in fewer bytes, and whether that is noise.
 
 - `conditions`: what must be equal, what is only said, what was forced.
-- `alignment`: two runs cut where both books have a boundary.
+- `alignment`: runs told apart by name, and cut where their books have a boundary.
 - `differences`: one run against another: by how much, since when, and what the difference is of.
 - `noise`: the interval of a difference, from paired blocks.
 - `groups`: runs by a setting.
@@ -11,15 +11,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
-from pathlib import Path
 
-import numpy as np
-
-from prequential.comparison.alignment import boundaries
+from prequential.comparison.alignment import common_prefix_of, with_names
 from prequential.comparison.conditions import Mismatch, check
 from prequential.comparison.differences import Difference, difference
 from prequential.comparison.groups import Group, grouped
@@ -145,10 +140,10 @@ def compare(
         raise ComparisonError(f"expected two runs or more, got {len(runs)}: name at least two")
     if best_of is not None and best_of < len(runs):
         raise ComparisonError(f"expected the best of {len(runs)} runs or more, as so many are given, got {best_of}")
-    named = _named(runs)
+    named = with_names(runs)
     notes = []
     if common_prefix:
-        named, note = _cut(named)
+        named, note = common_prefix_of(named)
         notes.append(note)
     paired, more, forced = check(named, prefix=common_prefix, force=force)
     ranked = sorted(named, key=lambda run: (_compressed_bytes(run), run.name))
@@ -196,22 +191,6 @@ def _compressed_bytes(run: Run) -> float:
     return value
 
 
-def _named(runs: Sequence[Run]) -> list[Run]:
-    """Give every run a name of its own: its folder is added where names repeat, then a number."""
-    names = [run.name for run in runs]
-    repeated = {name for name, times in Counter(names).items() if times > 1}
-    names = [
-        f"{n} ({Path(r.path).resolve().parent.name})" if n in repeated else n for n, r in zip(names, runs, strict=True)
-    ]
-    seen: Counter[str] = Counter()
-    unique = []
-    for run, name in zip(runs, names, strict=True):
-        seen[name] += 1
-        whole = name if names.count(name) == 1 else f"{name} #{seen[name]}"
-        unique.append(run if whole == run.name else replace(run, name=whole))
-    return unique
-
-
 def _chosen(run: Run, number: int) -> Run:
     """Charge a run for having been chosen among ``number``."""
     name = f"best of {number} runs"
@@ -221,22 +200,6 @@ def _chosen(run: Run, number: int) -> Run:
             "best_of out"
         )
     return replace(run, charges={**run.charges, name: math.log2(number)})
-
-
-def _cut(runs: Sequence[Run]) -> tuple[list[Run], str]:
-    """Keep of every run the largest prefix that ends at a boundary of all books."""
-    ends = [boundaries(run) for run in runs]
-    common = reduce(np.intersect1d, [end.tokens for end in ends])
-    if not len(common):
-        raise ComparisonError(
-            "expected a token count at which every book has an interval boundary, found none: train with the same "
-            "batch size, or compare whole runs on the same data"
-        )
-    tokens = int(common[-1])
-    upto = [int(end.upto[np.searchsorted(end.tokens, tokens)]) for end in ends]
-    cut = [replace(run, intervals=run.columns[:length]) for run, length in zip(runs, upto, strict=True)]
-    whole = ", ".join(f"{run.name} has {run.total.tokens:,}" for run in runs)
-    return cut, f"compared at the first {tokens:,} tokens ({whole}); final losses are those at the cut"
 
 
 def _judged(ranked: Sequence[Run], paired: bool, notes: list[str], best_of: int | None) -> Comparison:

@@ -1,12 +1,18 @@
-"""Two runs cut at equal data: at the token counts at which both books have a boundary."""
+"""Runs at equal data: cut at the token counts at which their books have a boundary; and names that tell them apart."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from prequential.errors import ComparisonError
 from prequential.run import Run
 
 Counts = npt.NDArray[np.int64]
@@ -61,6 +67,38 @@ def common_cells(first: Run, second: Run, names: tuple[str, ...] = CODE, *, whol
         return Cells(np.empty(0, np.int64), np.empty(0))
     nats = [_sums(run, upto, names) for run, upto in ((first, ours.upto[here]), (second, theirs.upto[there]))]
     return Cells(ends, nats[0] - nats[1])
+
+
+def with_names(runs: Sequence[Run]) -> list[Run]:
+    """Give every run a name of its own: its folder is added where names repeat, then a number."""
+    names = [run.name for run in runs]
+    repeated = {name for name, times in Counter(names).items() if times > 1}
+    names = [
+        f"{n} ({Path(r.path).resolve().parent.name})" if n in repeated else n for n, r in zip(names, runs, strict=True)
+    ]
+    seen: Counter[str] = Counter()
+    unique = []
+    for run, name in zip(runs, names, strict=True):
+        seen[name] += 1
+        whole = name if names.count(name) == 1 else f"{name} #{seen[name]}"
+        unique.append(run if whole == run.name else replace(run, name=whole))
+    return unique
+
+
+def common_prefix_of(runs: Sequence[Run]) -> tuple[list[Run], str]:
+    """Keep of every run the largest prefix that ends at a boundary of all books."""
+    ends = [boundaries(run) for run in runs]
+    common = reduce(np.intersect1d, [end.tokens for end in ends])
+    if not len(common):
+        raise ComparisonError(
+            "expected a token count at which every book has an interval boundary, found none: train with the same "
+            "batch size, or compare whole runs on the same data"
+        )
+    tokens = int(common[-1])
+    upto = [int(end.upto[np.searchsorted(end.tokens, tokens)]) for end in ends]
+    cut = [replace(run, intervals=run.columns[:length]) for run, length in zip(runs, upto, strict=True)]
+    whole = ", ".join(f"{run.name} has {run.total.tokens:,}" for run in runs)
+    return cut, f"compared at the first {tokens:,} tokens ({whole}); final losses are those at the cut"
 
 
 def values(run: Run, name: str) -> npt.NDArray[Any]:
