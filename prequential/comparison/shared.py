@@ -126,7 +126,7 @@ def _by_source(alone: Run, after: Run, names: tuple[str, ...]) -> Shared:
     saving = _saving("coded_tokens", alone, after, total, Tally.total(after.sources[name] for name in names))
     before = after.total.coded_tokens - saving.tokens
     _check_order(after, names, before)
-    paired = _common(_running(alone.intervals, names if own else None), _running(after.intervals, names))
+    paired = _paired(_running(alone.intervals, names if own else None), _running(after.intervals, names))
     by_source = {
         name: _saving(f"coded_tokens of {name}", alone, after, alone.sources[name], after.sources[name])
         for name in (names if own else ())
@@ -182,7 +182,7 @@ def _by_token(alone: Run, after: Run, from_token: int | None) -> Shared:
             "token at which D2 begins, --from-token"
         )
     saving = _saving("coded_tokens", alone, after, alone.total, part.total)
-    paired = _common(_of_run(alone), _of_run(part))
+    paired = _paired(_of_run(alone), _of_run(part))
     notes = (
         [] if proved else ["that the data is the same rests on the given token count and on equal numbers of tokens"]
     )
@@ -214,17 +214,21 @@ def _of_run(run: Run) -> Cells:
 # -- both ---------------------------------------------------------------------------------------------------------
 
 
-def _common(ours: Cells, theirs: Cells) -> Cells:
-    """From running sums of two runs, what the first needs more in each cell between common token counts."""
-    ends, here, there = np.intersect1d(_last(ours).ends, _last(theirs).ends, assume_unique=True, return_indices=True)
-    sums = _last(ours).nats[here] - _last(theirs).nats[there]
-    kept = ends > 0
-    return Cells(ends[kept], np.diff(sums[kept], prepend=0.0))
+def _paired(ours: Cells, theirs: Cells) -> Cells:
+    """From running sums of two runs, what the first needs more in each cell of the book with the fewer boundaries.
+
+    Intervals grow with a run, so that D2 is cut differently where D1 came first. Between boundaries of the finer book
+    its sum is taken to grow evenly, which moves a little noise from a cell to its neighbour.
+    """
+    ours, theirs = _last(ours), _last(theirs)
+    ends = min(ours.ends, theirs.ends, key=len)
+    sums = [np.interp(ends, np.append(0, run.ends), np.append(0.0, run.nats)) for run in (ours, theirs)]
+    return Cells(ends, np.diff(sums[0] - sums[1], prepend=0.0))
 
 
 def _last(cells: Cells) -> Cells:
-    """Of intervals that end at the same token, the last."""
-    stands = np.append(cells.ends[1:] > cells.ends[:-1], True)[: len(cells.ends)]
+    """Of intervals that end at the same token, the last; none at 0."""
+    stands = np.append(cells.ends[1:] > cells.ends[:-1], True)[: len(cells.ends)] & (cells.ends > 0)
     return Cells(cells.ends[stands], cells.nats[stands])
 
 
@@ -253,11 +257,10 @@ def _result(
     proved: bool,
     notes: list[str],
 ) -> Shared:
-    whole = len(paired.ends) and paired.ends[-1] >= saving.tokens
-    half_width = half_width_of(paired) if whole else None
+    half_width = half_width_of(paired)
     interval = None
     if half_width is None:
-        notes = [*notes, "too few boundaries are common to the books for an interval: whether it is noise is unknown"]
+        notes = [*notes, "the books have too few boundaries for an interval: whether it is noise is unknown"]
     else:
         errors = [2 * (run.nats_standard_error or 0.0) for run in (alone, after)]
         half_bytes = nats_to_bits(math.hypot(half_width, *errors)) / 8
