@@ -40,7 +40,8 @@ class Intervals(Sequence[Interval]):
         self._length = 0
         self._columns: dict[str, array[Any]] = {}
         self._sources: dict[int, Sources] = {}
-        self.append(*intervals)
+        if parts := list(intervals):
+            self.append(*parts)
 
     def append(self, *intervals: Interval) -> None:
         """Append intervals one has in hand; many are faster in one call."""
@@ -62,13 +63,19 @@ class Intervals(Sequence[Interval]):
         Raises:
             OverflowError: A count takes more than 64 bits.
         """
-        added = {name: array(_CODES[name], values) for name, values in columns.items() if any(values)}
-        for name in self._columns.keys() | added.keys():
+        added = Intervals()
+        added._length, added._sources = length, dict(sources)
+        added._columns = {name: array(_CODES[name], values) for name, values in columns.items() if any(values)}
+        self.join(added)
+
+    def join(self, other: Intervals) -> None:
+        """Append all of another."""
+        for name in self._columns.keys() | other._columns.keys():
             if name not in self._columns:
                 self._columns[name] = _zeros(name, self._length)
-            self._columns[name].extend(added.get(name) or _zeros(name, length))
-        self._sources |= {self._length + number: parts for number, parts in sources.items()}
-        self._length += length
+            self._columns[name].extend(other.column(name))
+        self._sources |= {self._length + number: parts for number, parts in other._sources.items()}
+        self._length += other._length
 
     def cut(self, length: int) -> None:
         """Drop all but the first ``length`` intervals."""
