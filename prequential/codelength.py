@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 NATS_PER_BIT = math.log(2.0)
-_FINGERPRINT_MODULUS = 2**64
-_FINGERPRINTS = ("fingerprint", "rows_fingerprint")
+FINGERPRINT_MODULUS = 2**64
+FINGERPRINTS = ("fingerprint", "rows_fingerprint")
 
 
 def nats_to_bits(nats: float) -> float:
@@ -64,7 +64,7 @@ class Tally:
         if not isinstance(other, Tally):
             return NotImplemented
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        sums.update({name: sums[name] % _FINGERPRINT_MODULUS for name in _FINGERPRINTS})
+        sums.update({name: sums[name] % FINGERPRINT_MODULUS for name in FINGERPRINTS})
         return Tally(**sums)
 
     @classmethod
@@ -75,7 +75,7 @@ class Tally:
         for f in fields(cls):
             column = [getattr(part, f.name) for part in parts]
             sums[f.name] = math.fsum(column) if isinstance(f.default, float) else sum(column)
-        sums.update({name: sums[name] % _FINGERPRINT_MODULUS for name in _FINGERPRINTS})
+        sums.update({name: sums[name] % FINGERPRINT_MODULUS for name in FINGERPRINTS})
         return cls(**sums)
 
     def as_replay(self) -> Tally:

@@ -154,9 +154,9 @@ def catch_up(run: Run, sizes: Mapping[str, int] | None = None, *, raw_bytes: int
     whole = raw_bytes or sizes.get("uniform") or run.total.raw_bytes
     found = []
     if vocab_size := run.header.get("vocab_size"):
-        found.append(_catch_up("uniform", run, [i.tally.tokens * math.log2(vocab_size) for i in run.intervals], False))
+        found.append(_catch_up("uniform", run, [tokens * math.log2(vocab_size) for tokens in _tokens(run)], False))
     for name, size in sizes.items() if run.bytes_known and whole else ():
-        bits = [8 * size * (i.tally.raw_bytes / whole) for i in run.intervals]
+        bits = [8 * size * (raw / whole) for raw in run.columns.column("raw_bytes")]
         found.append(_catch_up("raw" if name == "uniform" else name, run, bits, estimate=name != "uniform"))
     return found
 
@@ -192,10 +192,11 @@ def surplus(run: Run, tolerance_nats_per_token: float) -> Surplus:
 def _sums(run: Run) -> Iterator[tuple[int, int, float]]:
     """Tokens, coded tokens and nats up to every boundary that has coded tokens before it."""
     tokens, coded, nats = 0, 0, 0.0
-    for interval in run.intervals:
-        tokens += interval.tally.tokens
-        coded += interval.tally.coded_tokens
-        nats += interval.tally.nats
+    columns = (run.columns.column(name) for name in ("coded_tokens", "uncoded_tokens", "nats"))
+    for more_coded, uncoded, more_nats in zip(*columns, strict=True):
+        tokens += more_coded + uncoded
+        coded += more_coded
+        nats += more_nats
         if coded:
             yield tokens, coded, nats
 
@@ -210,6 +211,12 @@ def _smoothed(run: Run) -> Iterator[float]:
         yield (nats - sums[begin][1]) / (coded - sums[begin][0])
 
 
+def _tokens(run: Run) -> list[int]:
+    """Tokens of each interval, coded and uncoded."""
+    columns = (run.columns.column(name) for name in ("coded_tokens", "uncoded_tokens"))
+    return [coded + uncoded for coded, uncoded in zip(*columns, strict=True)]
+
+
 def _catch_up(name: str, run: Run, other_bits: list[float], estimate: bool) -> CatchUp:
     choices = math.fsum(run.charges.values())
     bundle = run.bundle.get("bundle_bytes")
@@ -221,10 +228,10 @@ def _catch_up(name: str, run: Run, other_bits: list[float], estimate: bool) -> C
 def _shorter_from(run: Run, other_bits: list[float], charge_bits: float) -> int | None:
     """Find the first boundary from which on the run's code stays shorter than the other one."""
     lead, tokens, since = -charge_bits, 0, None
-    for interval, other in zip(run.intervals, other_bits, strict=True):
-        tally = interval.tally
-        tokens += tally.tokens
-        lead += other - (tally.nats + tally.uncoded_nats) / NATS_PER_BIT
+    columns = (run.columns.column(name) for name in ("nats", "uncoded_nats"))
+    for more_tokens, nats, uncoded_nats, other in zip(_tokens(run), *columns, other_bits, strict=True):
+        tokens += more_tokens
+        lead += other - (nats + uncoded_nats) / NATS_PER_BIT
         if lead <= 0:
             since = None
         elif since is None:

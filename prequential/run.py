@@ -7,14 +7,15 @@ nothing else.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from prequential.codelength import Tally, nats_to_bits, quantities
+from prequential.intervals import Interval, Intervals
+
+__all__ = ["REPEATS_ALLOWED", "START", "Interval", "Run"]
 
 # Weights learnt before the run, where a length is conditional on them.
 START = "\N{GREEK SMALL LETTER THETA}0"
@@ -26,15 +27,6 @@ _ESTIMATES = ("replay_split", "replay_sampled")
 REPEATS_ALLOWED = 0.01
 # Events of a run whose sum is no code length of its data: the model saw what it scored, or not all of it was scored.
 _NO_CODE_LENGTH = frozenset({"not_causal", "scored_after_update", "uncovered", "disagree"})
-
-
-class Interval(NamedTuple):
-    """One ``sums`` line: what was added up to and including ``step``, and the same by source if that was kept."""
-
-    step: int
-    elapsed_s: float
-    tally: Tally
-    sources: Mapping[str, Tally] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -55,25 +47,26 @@ class Run:
     name: str
     path: str
     header: dict[str, Any]
-    intervals: list[Interval]
+    intervals: Sequence[Interval]
     events: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     charges: dict[str, float] = field(default_factory=dict)
 
     @cached_property
+    def columns(self) -> Intervals:
+        """The intervals as columns, for arithmetic over all of them."""
+        return self.intervals if isinstance(self.intervals, Intervals) else Intervals(self.intervals)
+
+    @cached_property
     def total(self) -> Tally:
         """Sums over the whole run."""
-        return Tally.total(interval.tally for interval in self.intervals)
+        return self.columns.total()
 
     @cached_property
     def sources(self) -> dict[str, Tally]:
         """Sums over the whole run by the source of the rows; first tokens that nothing predicts are not in them."""
-        parts: dict[str, list[Tally]] = defaultdict(list)
-        for interval in self.intervals:
-            for name, tally in interval.sources.items():
-                parts[name].append(tally)
-        return {name: Tally.total(parts[name]) for name in sorted(parts)}
+        return self.columns.by_source()
 
     @property
     def bundle(self) -> dict[str, Any]:
@@ -200,21 +193,22 @@ class Run:
     @property
     def final_nats_per_token(self) -> float | None:
         """Mean loss over the last intervals that together hold 5 % of the coded tokens; None without two intervals."""
-        if sum(interval.tally.coded_tokens > 0 for interval in self.intervals) < 2:
+        if sum(tokens > 0 for tokens in self.columns.column("coded_tokens")) < 2:
             return None  # the mean of a whole run is not its end
-        wanted = _FINAL_SHARE * sum(interval.tally.coded_tokens for interval in self.intervals)
+        wanted = _FINAL_SHARE * self.total.coded_tokens
         nats, tokens = 0.0, 0
-        for interval in reversed(self.intervals):
+        columns = (reversed(self.columns.column(name)) for name in ("nats", "coded_tokens"))
+        for more_nats, more_tokens in zip(*columns, strict=True):
             if tokens and tokens >= wanted:
                 break
-            nats, tokens = nats + interval.tally.nats, tokens + interval.tally.coded_tokens
+            nats, tokens = nats + more_nats, tokens + more_tokens
         return nats / tokens
 
     @property
     def single_pass(self) -> tuple[str, list[str]]:
         """Verdict ``yes``, ``no`` or ``unknown``, with its reasons."""
         reasons = [event["message"] for event in self.events if event["event"] == "not_single_pass"]
-        replayed = sum(interval.tally.replayed_tokens for interval in self.intervals)
+        replayed = self.total.replayed_tokens
         if replayed and not reasons:
             reasons = [f"{replayed:,} tokens were scored again after their first exposure, taken for replay, left out"]
         if reasons:

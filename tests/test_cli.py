@@ -245,6 +245,7 @@ def test_a_file_without_permission_is_one_line_and_exit_1(books, monkeypatch, ar
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     result = call(*arguments)
     fails_in_one_line(result)
     assert "Permission denied" in result.stderr

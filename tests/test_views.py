@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 from books import HEADER, book, tallies
@@ -227,6 +229,78 @@ def test_no_interval_is_said():
     assert "over a (no interval)" in drawn(comparison_table(compare(runs)), 200)
 
 
+def test_the_table_says_since_when_the_winner_leads_and_of_what_the_difference_is():
+    """The figures are those of the comparison; what is gained is rounded down."""
+    comparison = compare(
+        [run(), run("b", [loss - 0.1 for loss in LOSSES], bundle={**HEADER["bundle"], "bundle_bytes": 900})]
+    )
+    text = drawn(comparison_table(comparison), 200)
+    found = comparison.verdict.difference
+    area = math.floor(found.area_bytes)
+    assert f"Area {area:,} bytes, bundle -200; b leads from token {found.leads_from_tokens:,} on, " in text
+    assert f"without the bundle from token {found.leads_from_tokens_without_bundle:,} on." in text
+
+
+def test_three_runs_have_a_table_of_how_far_each_is_behind():
+    comparison = compare([run(), run("b", [loss - 0.1 for loss in LOSSES]), run("c", [loss - 0.05 for loss in LOSSES])])
+    text = drawn(comparison_table(comparison), 200)
+    lines = text[text.index("behind from") :].splitlines()
+    rows = [line.split() for line in lines if line.startswith(("a ", "c "))]
+    for row, found in zip(rows, comparison.differences, strict=True):
+        low, high = found.interval_bytes
+        expected = [gain(found.difference_bytes), gain(low), cost(high), gain(found.area_bytes), "0", "1,000"]
+        assert row == [found.rival, *expected]
+
+
+def test_a_forced_comparison_is_marked_in_table_and_record():
+    comparison = compare([run(), run("b", LOSSES[:50], name=EVIL)], force=True)
+    text = drawn(comparison_table(comparison), 400)
+    assert "FORCED: these runs are not comparable, they differ in tokens, data fingerprint and raw_bytes." in text
+    assert re.search(r"tokens: 60,000 in a, 50,000 in \[bold red\]x", text) or re.search(
+        r"tokens: 50,000 in .*, 60,000 in a", text
+    )
+    assert [mismatch["field"] for mismatch in comparison_record(comparison)["forced"]] == [
+        "tokens",
+        "data fingerprint",
+        "raw_bytes",
+    ]
+
+
+def test_groups_have_a_table():
+    runs = [
+        run(name, [loss - by for loss in LOSSES], seed=seed)
+        for name, by, seed in (("a", 0, 1), ("b", 0.1, 1), ("c", 0.2, 2))
+    ]
+    comparison = compare(runs, group_by="seed")
+    text = drawn(comparison_table(comparison), 200)
+    total = {row.name: cost(row.quantities["compressed_bytes"]) for row in comparison.rows}
+    assert ["seed", "runs", "lowest", "median", "highest"] in [line.split() for line in text.splitlines()]
+    assert ["2", "1", total["c"], total["c"], total["c"]] in [line.split() for line in text.splitlines()]
+    record = comparison_record(comparison)
+    assert (record["group_by"], [group["runs"] for group in record["groups"]]) == ("seed", [["c"], ["b", "a"]])
+
+
+COLD = """
+import sys
+from prequential.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code, done.code
+heavy = {"torch", "lightning", "wandb", "scipy", "pandas", "transformers", "altair", "vl_convert"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("show", "a"), ("compare", "a", "b"), ("shared", "a", "b", "--from-token", "60000")]
+)
+def test_tables_wait_for_no_heavy_package(arguments):
+    """From a cold start, to the last line."""
+    run(), run("b", [*LOSSES, *LOSSES] if arguments[0] == "shared" else LOSSES)
+    subprocess.run([sys.executable, "-c", COLD, *arguments], check=True, capture_output=True)
+
+
 # -- bundles and baselines --------------------------------------------------------------------------------------
 
 
@@ -278,8 +352,15 @@ def test_the_keys_of_records_are_those_of_the_registry_and_a_few_documented_word
     one, other = run(), run("b")
     assert set(run_record(one)) - set(REGISTRY) == DOCUMENTED
     record = comparison_record(compare([one, other]))
-    assert set(record) == {"runs", "verdict", "notes", "baselines"}
-    assert set(record["verdict"]) == {"winner", "difference_bytes", "interval_bytes", "choice_bits"}
+    assert set(record) == {
+        *("runs", "verdict", "differences", "forced", "group_by", "groups", "notes", "baselines"),
+    }
+    difference = {
+        *("rival", "difference_bytes", "interval_bytes", "area_bytes", "charges_bytes", "bundle_bytes"),
+        *("leads_from_tokens", "leads_from_tokens_without_bundle"),
+    }
+    assert set(record["verdict"]) == {"winner", "choice_bits", "choice_charged", *difference}
+    assert [set(found) for found in record["differences"]] == [difference]
     for row in record["runs"]:
         assert set(row) - set(REGISTRY) == {"name"}
 

@@ -21,6 +21,7 @@ from prequential.errors import PrequentialError
 _COMMANDS = (
     viewing.show,
     viewing.compare,
+    viewing.shared,
     viewing.report,
     records.import_,
     records.charge,

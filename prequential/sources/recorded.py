@@ -11,7 +11,7 @@ import numpy as np
 
 from prequential.codelength import NATS_PER_BIT
 from prequential.errors import SourceError
-from prequential.run import Interval
+from prequential.intervals import Intervals
 from prequential.sources.area import Column
 from prequential.sources.intervals import NO_BUNDLE, NO_BYTES, Import, joined_intervals, whole_numbers
 from prequential.sources.log import Log, standing
@@ -99,7 +99,7 @@ def _whole_summary(final: Mapping[str, Any], summary: Mapping[str, Any], tokens:
     return isinstance(stated, (int, float)) and abs(made - stated) <= _AGREE * abs(stated)
 
 
-def _differences(log: Log, rows: Mapping[str, Column]) -> list[Interval]:
+def _differences(log: Log, rows: Mapping[str, Column]) -> Intervals:
     counts = {name: rows[name] for name in (*_COUNTS, "raw_bytes") if name in rows}
     counts.setdefault("coded_tokens", rows["tokens"])
     whole = {name: np.diff(whole_numbers(column), prepend=0) for name, column in counts.items()}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from prequential.comparison import Comparison, known_quantities
+from prequential.comparison import Comparison, Difference, known_quantities
 from prequential.run import Run
 
 
@@ -53,22 +54,35 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
     """List runs in the order of the ranking, the verdict, and notes.
 
     Returns:
-        ``runs`` (quantities of the registry and a ``name``), ``verdict`` (``winner``, None for a tie;
-        ``difference_bytes``; ``interval_bytes``, a pair or None; ``choice_bits``), ``notes``, and ``baselines``
-        (quantities by code).
+        ``runs`` (quantities of the registry and a ``name``), ``verdict`` (``winner``, None for a tie; ``choice_bits``;
+        ``choice_charged``, whether they stand in the first run's quantities; and the keys of a difference),
+        ``differences`` (the first run against each other one: ``rival``, ``difference_bytes``, ``interval_bytes``, a
+        pair or None, ``area_bytes``, ``charges_bytes``, ``bundle_bytes``, ``leads_from_tokens``,
+        ``leads_from_tokens_without_bundle``), ``forced`` (``field`` and ``values`` by run, of what must be equal and is
+        not), ``group_by``, ``groups`` (``value``, ``runs``, ``lowest_bytes``, ``median_bytes``, ``highest_bytes``),
+        ``notes``, and ``baselines`` (quantities by code).
     """
     verdict = comparison.verdict
     return {
         "runs": [{"name": row.name, **row.quantities} for row in comparison.rows],
         "verdict": {
             "winner": verdict.winner,
-            "difference_bytes": verdict.difference_bytes,
-            "interval_bytes": list(verdict.interval_bytes) if verdict.interval_bytes else None,
+            **_difference(verdict.difference),
             "choice_bits": verdict.choice_bits,
+            "choice_charged": verdict.charged,
         },
+        "differences": [_difference(difference) for difference in comparison.differences],
+        "forced": [asdict(mismatch) for mismatch in comparison.forced],
+        "group_by": comparison.group_by,
+        "groups": [{**asdict(group), "runs": list(group.runs)} for group in comparison.groups],
         "notes": list(comparison.notes),
         "baselines": comparison.baselines,
     }
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    interval = difference.interval_bytes
+    return {**asdict(difference), "interval_bytes": list(interval) if interval else None}
 
 
 def bundle_record(manifest: Mapping[str, Any]) -> dict[str, Any]:

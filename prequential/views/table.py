@@ -49,12 +49,23 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     Returns:
         Something for `rich` to print.
     """
-    table = _figures(sheet.comparison_headings(comparison), sheet.compared(comparison))
-    units = Text(sheet.comparison_units(comparison), style="dim")
-    verdict = sheet.sentence(comparison.rows[0].name, comparison.verdict)
-    return Group(
-        table, units, Text(), Text(safe(verdict).plain, style="bold"), Text(), listed("Notes", comparison.notes)
-    )
+    first, *more = (Text(safe(line).plain) for line in sheet.verdict_lines(comparison))
+    first.stylize("bold")
+    if comparison.forced:
+        more[0].stylize("bold")
+    parts: list[RenderableType] = [
+        _figures(sheet.comparison_headings(comparison), sheet.compared(comparison)),
+        Text(sheet.comparison_units(comparison), style="dim"),
+        *(_figures(sheet.group_headings(comparison), rows) for rows in [sheet.groups(comparison)] if rows),
+        *(_figures(sheet.behind_headings(comparison), rows) for rows in [sheet.behind(comparison)] if rows),
+        Text(),
+        first,
+        *more,
+        Text(),
+        listed("Forced, in spite of", sheet.forced(comparison)),
+        listed("Notes", comparison.notes),
+    ]
+    return Group(*parts)
 
 
 class WholeTable(Table):
