@@ -37,6 +37,34 @@ class Interval(NamedTuple):
     sources: Mapping[str, Tally] = MappingProxyType({})
 
 
+class Mark(NamedTuple):
+    """A place in a run: the framework's number of the optimiser step, and tokens of the data up to there."""
+
+    step: int
+    tokens: int
+
+
+def planned_tokens(header: Mapping[str, Any], first: Mark, last: Mark) -> int | None:
+    """Tokens of the data that a run is to code, as it was told, or by its planned steps; None where neither is known.
+
+    Where only ``planned_steps`` is known, the steps that are left are taken to have as many tokens as those so far.
+
+    Args:
+        header: The head of its book.
+        first: The end of its first interval.
+        last: The end of its last one.
+    """
+    told: int | None = header.get("planned_tokens")
+    steps: int | None = header.get("planned_steps")
+    if told is not None or steps is None:
+        return told
+    if last.step >= steps:
+        return last.tokens
+    if last.step <= first.step:
+        return None
+    return round(last.tokens + (steps - last.step) * (last.tokens - first.tokens) / (last.step - first.step))
+
+
 @dataclass(frozen=True)
 class Run:
     """A run as its book tells it; also what every other source is translated into.
@@ -74,6 +102,14 @@ class Run:
             for name, tally in interval.sources.items():
                 parts[name].append(tally)
         return {name: Tally.total(parts[name]) for name in sorted(parts)}
+
+    @property
+    def planned_tokens(self) -> int | None:
+        """Tokens of the data that the run is to code, as far as its book tells; see the function of this name."""
+        if not self.intervals:
+            return None
+        first, last = self.intervals[0], self.intervals[-1]
+        return planned_tokens(self.header, Mark(first.step, first.tally.tokens), Mark(last.step, self.total.tokens))
 
     @property
     def bundle(self) -> dict[str, Any]:

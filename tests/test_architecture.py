@@ -43,7 +43,8 @@ ROOMS = {
     "rehearsal": {"errors", "numpy", "torch"},
     "rescore": {"codelength", "errors", "meter", "torch"},
     "continuation": {"codelength", "errors", "ledger"},
-    "account": {"errors", "codelength", "continuation", "ledger", "live"},
+    "outlook": {"codelength", "curve", "errors", "ledger", "run"},
+    "account": {"errors", "codelength", "continuation", "ledger", "live", "outlook"},
     "recorder": {
         "account",
         "errors",

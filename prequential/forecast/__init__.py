@@ -21,7 +21,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from prequential.forecast.law import Assumptions, rest
 if TYPE_CHECKING:
     from prequential.run import Run
 
-__all__ = ["Assumptions", "Forecast", "forecast", "forecast_run"]
+__all__ = ["Assumptions", "Forecast", "forecast", "forecast_quantities", "forecast_run"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def forecast(
     total_tokens: float,
     *,
     sampled_share: float = 1.0,
+    standard_error_nats: float = 0.0,
     confidence: float = 0.9,
     decay_share: float | None = None,
     assume: Assumptions | None = None,
@@ -82,6 +83,7 @@ def forecast(
         nats: Sum of -ln p in each interval, shape (n,); for a subsampled log, scaled up to all tokens.
         total_tokens: Coded tokens at the end of the run.
         sampled_share: Share of the tokens whose loss was logged; below 1 the sum so far is itself an estimate.
+        standard_error_nats: Standard error of the sum so far, where it is known to be an estimate otherwise.
         confidence: Probability that the interval is to hold.
         decay_share: Last share of the run over which the learning rate decays to zero: 0 for a constant rate, about 0.2
             for warm-up-stable-decay, 1 for a cosine; None if unknown.
@@ -99,11 +101,13 @@ def forecast(
     ends, sums = checked(tokens, nats)
     seen, so_far = float(ends[-1]), math.fsum(sums)
     _check_total(total_tokens, seen)
-    if total_tokens == seen and sampled_share == 1:
+    exact = sampled_share == 1 and not standard_error_nats
+    if total_tokens == seen and exact:
         return Forecast(so_far, so_far, so_far, so_far, seen, seen, confidence)
     cells = cells_of(ends, sums, assume.window, assume.cells)
     noise = noise_of(cells)
-    variance = noise * (1 - sampled_share) * seen**2  # what the unlogged part of the batches adds to the sum so far
+    # What the unlogged part of the batches, and of the steps, adds to the sum so far.
+    variance = noise * (1 - sampled_share) * seen**2 + standard_error_nats**2
     rest_nats, law = 0.0, None
     if total_tokens > seen:
         ahead = rest(cells, noise, total_tokens / seen, sampled_share, assume)
@@ -113,7 +117,7 @@ def forecast(
         variance += left**2 * (ahead.variance + (ahead.rate * drop_sd) ** 2)
     half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance)
     nats_at_end = so_far + rest_nats
-    low = max(so_far if sampled_share == 1 else 0.0, nats_at_end - half)
+    low = max(so_far if exact else 0.0, nats_at_end - half)
     return Forecast(nats_at_end, low, nats_at_end + half, so_far, seen, float(total_tokens), confidence, law)
 
 
@@ -128,30 +132,52 @@ def forecast_run(run: Run, total_tokens: int, **options: Any) -> dict[str, Any]:
         **options: As for `forecast`.
 
     Returns:
-        ``forecast_data_bits`` and ``forecast_compressed_bytes``, each with its ``_interval``, ``tokens`` and
-        ``forecast_tokens``.
+        As for `forecast_quantities`.
 
     Raises:
         CurveError: As for `forecast`.
     """
     tallies = [interval.tally for interval in run.intervals]
-    total = run.total
-    _check_total(total_tokens, total.tokens)
-    growth = total_tokens / total.tokens if total.tokens else 1.0
-    found = forecast(
-        np.cumsum([tally.coded_tokens for tally in tallies]),
-        [tally.nats for tally in tallies],
-        total.coded_tokens * growth,
-        **options,
-    )
-    now = run.measured()
+    ends, nats = np.cumsum([tally.coded_tokens for tally in tallies]), [tally.nats for tally in tallies]
+    options.setdefault("standard_error_nats", run.nats_standard_error or 0.0)
+    return forecast_quantities(ends, nats, run.measured(), total_tokens, **options)
+
+
+def forecast_quantities(
+    tokens: Sequence[float] | Array,
+    nats: Sequence[float] | Array,
+    now: Mapping[str, float | int | None],
+    total_tokens: int,
+    **options: Any,
+) -> dict[str, Any]:
+    """Forecast quantities of the registry, uncoded tokens, choices and the bundle included.
+
+    Args:
+        tokens: Cumulative coded tokens at the end of each interval, shape (n,).
+        nats: Sum of -ln p in each interval, shape (n,).
+        now: Quantities so far, by name.
+        total_tokens: Tokens of the data at the end of the run, coded and uncoded.
+        **options: As for `forecast`.
+
+    Returns:
+        ``forecast_data_bits`` and ``forecast_compressed_bytes``, each with its ``_interval``, ``tokens``,
+        ``forecast_tokens`` and ``forecast_confidence``, the probability of the intervals.
+
+    Raises:
+        CurveError: As for `forecast`.
+    """
+    seen = now["tokens"] or 0
+    _check_total(total_tokens, seen)
+    growth = total_tokens / seen if seen else 1.0
+    found = forecast(tokens, nats, (now["coded_tokens"] or 0) * growth, **options)
     constant = (now["description_bits"] or 0.0) - (now["data_bits"] or 0.0) - (now["uncoded_bits"] or 0.0)
     constant += growth * (now["uncoded_bits"] or 0.0)
-    bits = [nats_to_bits(nats) for nats in (found.nats, found.low_nats, found.high_nats)]
+    bits = [nats_to_bits(part) for part in (found.nats, found.low_nats, found.high_nats)]
     compressed = [(constant + part) / 8 for part in bits]
     return {
-        "tokens": total.tokens,
+        "tokens": seen,
         "forecast_tokens": total_tokens,
+        "forecast_confidence": found.confidence,
         "forecast_data_bits": bits[0],
         "forecast_data_bits_interval": bits[1:],
         "forecast_compressed_bytes": compressed[0],

@@ -28,6 +28,8 @@ _HEADER_TYPES: dict[str, type] = {
     "baselines": dict,
     "nats_standard_error": float,
     "single_pass": dict,
+    "planned_tokens": int,
+    "planned_steps": int,
 }
 
 
