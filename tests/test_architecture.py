@@ -63,7 +63,8 @@ ROOMS = {
     "curve": {"errors", "codelength", "run"},
     "forecast": {"errors", "codelength", "numpy"},
     "series": {"codelength", "run", "numpy"},
-    "views": {"codelength", "comparison", "run", "series", "numpy", "rich"},
+    "progress": {"errors", "run"},
+    "views": {"codelength", "comparison", "curve", "progress", "run", "series", "numpy", "rich"},
     "cli": {"errors", "click"},
     "integrations": {
         "account",

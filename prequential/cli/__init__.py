@@ -22,6 +22,7 @@ _COMMANDS = (
     viewing.show,
     viewing.compare,
     viewing.report,
+    viewing.forecast,
     records.import_,
     records.charge,
     programs.bundle,

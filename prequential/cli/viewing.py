@@ -1,4 +1,4 @@
-"""Commands that look at runs: `show`, `compare`, `report`."""
+"""Commands that look at runs: `show`, `compare`, `report`, `forecast`."""
 
 from __future__ import annotations
 
@@ -67,3 +67,30 @@ def report(runs: tuple[str, ...], output: str, common_prefix: bool) -> None:
     ranked = loaded if comparison is None else [row.run for row in comparison.rows]
     content = page(ranked, comparison).encode() if kind == "html" else picture(ranked, kind)
     Path(output).write_bytes(content)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--tokens", type=int, metavar="N", help="Tokens at the end of the data. Default: as planned, if known.")
+@click.option("--raw-bytes", type=int, metavar="N", help="Raw bytes of the whole data. Default: in proportion.")
+@click.option("--confidence", type=float, default=0.9, show_default=True, metavar="P", help="Of the interval.")
+@click.option(
+    "--decay-share", type=float, metavar="S", help="Last share of the run over which the rate decays, if any."
+)
+@as_json_option
+def forecast(run: str, tokens: int | None, raw_bytes: int | None, as_json: bool, **options: float | None) -> None:
+    """Forecast the size of a RUN's data at its end.
+
+    What was seen is a sum; the rest is an estimate with an interval, from a law fitted to the loss curve.
+    """
+    from prequential import views
+    from prequential.errors import CurveError
+    from prequential.forecast import forecast_run
+    from prequential.sources import load_run
+
+    loaded = load_run(run)
+    total_tokens = loaded.planned_tokens if tokens is None else tokens
+    if total_tokens is None:
+        raise CurveError(f"expected --tokens N: {loaded.path} does not say how many tokens the run is to code")
+    found = forecast_run(loaded, total_tokens, raw_bytes=raw_bytes, **options)
+    print_json(views.forecast_record(loaded, found)) if as_json else print_view(views.forecast_table(loaded, found))

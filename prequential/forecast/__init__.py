@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["Assumptions", "Forecast", "forecast", "forecast_quantities", "forecast_run"]
 
 
+_MOST = 1e30  # tokens and bytes beyond which nothing is meant
+
+
 @dataclass(frozen=True)
 class Forecast:
     """The code length at ``total_tokens``, estimated from a run's first ``tokens`` tokens.
@@ -121,7 +124,7 @@ def forecast(
     return Forecast(nats_at_end, low, nats_at_end + half, so_far, seen, float(total_tokens), confidence, law)
 
 
-def forecast_run(run: Run, total_tokens: int, **options: Any) -> dict[str, Any]:
+def forecast_run(run: Run, total_tokens: int, *, raw_bytes: int | None = None, **options: Any) -> dict[str, Any]:
     """Forecast the quantities of a run at ``total_tokens``, uncoded tokens and the bundle included.
 
     The share of uncoded tokens is taken to stay what it is; bundle and choices do not grow.
@@ -129,18 +132,22 @@ def forecast_run(run: Run, total_tokens: int, **options: Any) -> dict[str, Any]:
     Args:
         run: A run that is going on, or a part of one.
         total_tokens: Tokens of the data at its end, coded and uncoded.
+        raw_bytes: Raw bytes at its end; by default as many a token as so far.
         **options: As for `forecast`.
 
     Returns:
-        As for `forecast_quantities`.
+        As for `forecast_quantities`; and ``forecast_raw_bytes`` with ``forecast_compression_ratio`` and its
+        ``_interval``, each None where raw bytes are not known.
 
     Raises:
-        CurveError: As for `forecast`.
+        CurveError: As for `forecast`; or ``raw_bytes`` are fewer than those seen.
     """
     tallies = [interval.tally for interval in run.intervals]
     ends, nats = np.cumsum([tally.coded_tokens for tally in tallies]), [tally.nats for tally in tallies]
     options.setdefault("standard_error_nats", run.nats_standard_error or 0.0)
-    return forecast_quantities(ends, nats, run.measured(), total_tokens, **options)
+    now = run.measured()
+    found = forecast_quantities(ends, nats, now, total_tokens, **options)
+    return found | _against_raw(found, _raw_at_end(now, total_tokens, raw_bytes))
 
 
 def forecast_quantities(
@@ -185,8 +192,32 @@ def forecast_quantities(
     }
 
 
+def _raw_at_end(now: Mapping[str, float | int | None], total_tokens: int, told: int | None) -> int | None:
+    seen, tokens = now["raw_bytes"], now["tokens"]
+    if told is not None:
+        if not max(1, seen or 0) <= told <= _MOST:
+            raise CurveError(f"expected raw_bytes of at least the {seen or 1:,} seen, at most {_MOST:.0e}")
+        return told
+    return round(seen * total_tokens / tokens) if seen and tokens else None
+
+
+def _against_raw(found: Mapping[str, Any], raw_bytes: int | None) -> dict[str, Any]:
+    """Divide raw bytes by the compressed ones; the lower end of the ratio is that of the larger size."""
+    size, ends = found["forecast_compressed_bytes"], found["forecast_compressed_bytes_interval"]
+    known = raw_bytes is not None and size > 0
+    return {
+        "forecast_raw_bytes": raw_bytes,
+        "forecast_compression_ratio": raw_bytes / size if known else None,
+        "forecast_compression_ratio_interval": [raw_bytes / end if end > 0 else None for end in ends[::-1]]
+        if known
+        else None,
+    }
+
+
 def _check_total(total_tokens: float, seen: float) -> None:
-    if not seen <= total_tokens < math.inf:
+    if not total_tokens <= _MOST:
+        raise CurveError(f"expected total_tokens of at most {_MOST:.0e}, got more, or no number")
+    if not seen <= total_tokens:
         raise CurveError(f"expected total_tokens of at least the {seen:,.0f} seen, got {total_tokens:,.0f}")
 
 

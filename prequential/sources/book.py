@@ -90,6 +90,10 @@ def _check_header(run: Run) -> None:
     vocab_size = run.header.get("vocab_size")
     if vocab_size is not None and vocab_size < 1:
         raise _unfit(run, "vocab_size", "a number of symbols", vocab_size)
+    for name in ("planned_tokens", "planned_steps"):
+        planned = run.header.get(name)
+        if planned is not None and not 1 <= planned < 2**63:
+            raise _unfit(run, name, "a number above 0", planned)
     standard_error = run.header.get("nats_standard_error")
     if standard_error is not None and not 0 <= standard_error < math.inf:
         raise _unfit(run, "nats_standard_error", "a number of nats", standard_error)

@@ -42,6 +42,20 @@ def run_record(run: Run) -> dict[str, Any]:
     }
 
 
+def forecast_record(run: Run, found: Mapping[str, Any]) -> dict[str, Any]:
+    """List the quantities of a run so far, and those at its end.
+
+    Args:
+        run: The run.
+        found: What `forecast_run` found.
+
+    Returns:
+        Those of `run_record`, then ``forecast_tokens``, ``forecast_confidence``, and ``forecast_data_bits``,
+        ``forecast_compressed_bytes``, ``forecast_compression_ratio``, each with its ``_interval``.
+    """
+    return {**run_record(run), **found}
+
+
 def _of_source(run: Run, name: str) -> dict[str, Any]:
     """Quantities of one source, without what belongs to the run as a whole."""
     values = run.measured(run.sources[name])
