@@ -179,7 +179,7 @@ REGISTRY: dict[str, Quantity] = {
             "model_bits_estimate",
             "bit",
             "",
-            "Area above the lowest loss so far (over 5 % of the tokens): what training put into the weights, an estimate.",
+            "Area above the lowest loss so far, over 5 % of the tokens: what training put into the weights, estimated.",
         ),
         Quantity(
             "planned_tokens", "token", "", "Tokens of the data that the run is to code, by its options or limits."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,21 +34,31 @@ _HEADER_TYPES: dict[str, type] = {
 }
 
 
-def find_book(path: str | os.PathLike[str]) -> Path:
-    """Find the one book that ``path`` means.
+def books_at(path: str | os.PathLike[str]) -> list[Path]:
+    """List the books that ``path`` may mean: itself, where it is a file; else one in it; else all those below it.
 
     Raises:
-        BookError: Nothing is there, or the folder holds no book or several.
+        BookError: It cannot be looked into.
     """
     given = Path(path)
     try:
         if not given.is_dir():
-            return given
-        if (given / BOOK_NAME).is_file():
-            return given / BOOK_NAME
-        books = sorted(_books_below(given))
+            return [given] if given.exists() else []
+        return [given / BOOK_NAME] if (given / BOOK_NAME).is_file() else sorted(_books_below(given))
     except (OSError, ValueError) as error:
         raise BookError(f"expected a book, cannot look into {given}: {error}") from error
+
+
+def find_book(path: str | os.PathLike[str]) -> Path:
+    """Find the one book that ``path`` means.
+
+    Raises:
+        BookError: The folder holds no book or several.
+    """
+    given = Path(path)
+    books = books_at(given)
+    if not books and not given.is_dir():
+        return given  # whoever reads it says what is wrong
     if not books:
         raise BookError(f"expected a {BOOK_NAME} in or below {given}, found none: give the folder the run wrote to")
     if len(books) > 1:
@@ -62,8 +73,17 @@ def run_from_book(path: Path) -> Run:
     Raises:
         BookError: See `read_book`; or a header field of another type, or sums beyond floating point.
     """
+    return checked(lambda: read_book(path), path)
+
+
+def checked(read: Callable[[], Run], path: Path) -> Run:
+    """Check the header of the run that is read from ``path``, and that its sums are numbers to reckon with.
+
+    Raises:
+        BookError: See `run_from_book`.
+    """
     try:
-        run = read_book(path)
+        run = read()
     except ValueError as error:  # a path with a NUL, say
         raise BookError(f"expected a book, cannot read {path}: {error}") from error
     except (ArithmeticError, TypeError) as error:  # sums past the largest float, totals that are no numbers

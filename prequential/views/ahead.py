@@ -1,4 +1,4 @@
-"""What a run is forecast to come to: a table for the terminal, rows of text, and a line with its band for the charts."""
+"""What a run is forecast to come to, as a table for the terminal and as rows and lines of text."""
 
 from __future__ import annotations
 
