@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def watch(run: str, interval_s: float, once: bool, tokens: int | None) -> None:
     """Watch a RUN while it trains.
 
-    RUN is a book, or the folder it is or will be in; until it is there, it is waited for. Ends with the run, or with
-    Ctrl-C. Where there is no terminal, one screen is printed.
+    RUN is a book, or the folder it is or will be in; until it is there, it is waited for, and of several books the one
+    written last is shown. Ends with the run, or with Ctrl-C. Where there is no terminal, one screen is printed.
     """
     from rich.console import Console
 
@@ -54,7 +54,7 @@ def watch(run: str, interval_s: float, once: bool, tokens: int | None) -> None:
                 time.sleep(0 if book.has_ended else interval_s)
     except KeyboardInterrupt:
         pass
-    print_view(screen)  # the other screen is gone; this one stays
+    print_view(screen)  # the other screen is gone, this one stays
 
 
 class _Book:
@@ -72,11 +72,11 @@ class _Book:
             BookError: There is no book yet and none is waited for; or what is there is none.
         """
         from prequential.errors import BookError
-        from prequential.sources.book import books_at, find_book
+        from prequential.sources.book import books_at
         from prequential.sources.tail import Tail
 
-        if self._tail is None and (books_at(self.given) or not wait):
-            self._tail = Tail(find_book(self.given))
+        if self._tail is None and (books := books_at(self.given)):
+            self._tail = Tail(max(books, key=lambda book: book.stat().st_mtime))
         run = None if self._tail is None else self._tail.read()
         if run is None or self._tail is None:
             if not wait:
@@ -86,4 +86,4 @@ class _Book:
         from prequential.views.screen import Screen
 
         self.has_ended = run.end is not None
-        return Screen(run, progress_of(run, self.tokens), self._tail.quiet_s)
+        return Screen(run, progress_of(run, self.tokens), self._tail.quiet_s, fill=wait)

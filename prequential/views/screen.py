@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from prequential.progress import Progress
@@ -21,10 +22,11 @@ from prequential.views.braille import characters, dots
 from prequential.views.figures import UNKNOWN, cost, gain, safe
 from prequential.views.table import figures_table
 
-_CHART_LINES = 8  # where the screen is no screen, but a file
+_CHART_LINES = 8
 _LEAST_CHART_LINES = 3
+_AROUND_CHART = 2
 _LABEL = 7
-_BAR = 24
+_BAR = 16
 _QUIET_S = 60.0
 
 
@@ -35,29 +37,31 @@ class Screen:
         run: The run so far.
         progress: What `progress_of` makes of it.
         quiet_s: Seconds since its book last grew.
+        fill: Whether to be as high as the terminal; else all lines are drawn, and a small curve.
     """
 
-    def __init__(self, run: Run, progress: Progress, quiet_s: float = 0.0) -> None:
-        self.run, self.progress, self.quiet_s = run, progress, quiet_s
+    def __init__(self, run: Run, progress: Progress, quiet_s: float = 0.0, *, fill: bool = False) -> None:
+        self.run, self.progress, self.quiet_s, self.fill = run, progress, quiet_s, fill
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the lines of fixed height first; the curve takes what they leave."""
-        width, height = options.max_width, options.height
-        above = _lines(console, options, self._above())
-        sheet_rows = [row for row in sheet.balance(self.run) if row[1] != "0"]
-        table = figures_table(
-            ("", "tokens", "bits", "bytes"), [(safe(f), *r) for f, *r in sheet_rows], bold=sheet.TOTAL
-        )
-        below = console.render_lines(table, options.update(height=None), pad=False)
-        events = _lines(console, options, self._events())
-        room = _CHART_LINES if height is None else height - len(above) - len(below) - 2
-        shown = min(len(events), max(1, room - 2 * _CHART_LINES)) if height is not None else len(events)
-        room -= shown if height is not None else 0
-        chart = _lines(console, options, self._chart(width, room)) if room >= _LEAST_CHART_LINES else []
-        lines = [*above, *chart, *below, *events[len(events) - shown :]]
-        for number, line in enumerate(lines if height is None else lines[:height]):
+        above, events = _lines(console, options, self._above()), _lines(console, options, self._events())
+        below = console.render_lines(self._balance(), options.update(height=None), pad=False)
+        room, height = _CHART_LINES, None
+        if self.fill:
+            height = options.max_height
+            room = height - len(above) - len(below) - _AROUND_CHART
+            events = events[-min(len(events), max(1, room - 2 * _CHART_LINES)) :]
+            room -= len(events)
+        chart = _lines(console, options, self._chart(options.max_width, room)) if room >= _LEAST_CHART_LINES else []
+        for number, line in enumerate([*above, *chart, *below, *events][:height]):
             yield from [Segment.line()] * (number > 0)
             yield from line
+
+    def _balance(self) -> Table:
+        """Draw the rows of the balance sheet that have tokens or bytes in them."""
+        rows: list[list[str | Text]] = [[safe(row[0]), *row[1:]] for row in sheet.balance(self.run) if row[1] != "0"]
+        return figures_table(("", "tokens", "bits", "bytes"), rows, bold=sheet.TOTAL)
 
     def _above(self) -> list[Text]:
         run = self.run
