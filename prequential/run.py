@@ -192,6 +192,12 @@ class Run:
             values["final_nats_per_token"] = self.final_nats_per_token
         return values
 
+    def _repr_html_(self) -> str:
+        """Show the run in a notebook: its page."""
+        from prequential.views.page import fragment
+
+        return fragment([self])
+
     def summary(self) -> list[str]:
         """The end of a run in a few lines of plain text: the sum, how far it is proved, where the book lies."""
         values: dict[str, Any] = self.measured()

@@ -271,6 +271,8 @@ DOCUMENTED = {
     "bundle_sha256",
     "warnings",
     "baselines",
+    "model_bits_in_sample",
+    "catch_up",
 }
 
 

@@ -70,6 +70,12 @@ class Comparison:
     notes: tuple[str, ...]
     baselines: dict[str, Quantities] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        """Show the comparison in a notebook: its page."""
+        from prequential.views.page import fragment
+
+        return fragment([row.run for row in self.rows], self)
+
 
 def compare(runs: Sequence[Run], *, common_prefix: bool = False) -> Comparison:
     """Compare runs by ``compressed_bytes = (data_bits + uncoded_bits + choice_bits) / 8 + bundle_bytes``.
