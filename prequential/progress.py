@@ -79,6 +79,8 @@ def _forecast(run: Run, planned: int) -> tuple[dict[str, Any] | None, str | None
 
 def _remaining_s(run: Run, planned: int) -> float | None:
     """Seconds for what is left, at the pace since the end of the first interval."""
+    if not run.intervals:
+        return None
     first, last = run.intervals[0], run.intervals[-1]
     tokens, seconds = run.total.tokens - first.tally.tokens, last.elapsed_s - first.elapsed_s
     return seconds / tokens * (planned - run.total.tokens) if tokens > 0 and seconds > 0 else None

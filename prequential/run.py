@@ -107,7 +107,7 @@ class Run:
     def planned_tokens(self) -> int | None:
         """Tokens of the data that the run is to code, as far as its book tells; see the function of this name."""
         if not self.intervals:
-            return None
+            return self.header.get("planned_tokens")
         first, last = self.intervals[0], self.intervals[-1]
         return planned_tokens(self.header, Mark(first.step, first.tally.tokens), Mark(last.step, self.total.tokens))
 

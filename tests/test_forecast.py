@@ -232,7 +232,7 @@ class TestIntervals:
         ("tokens", "nats", "total", "options", "message"),
         [
             ([1, 2], [1.0], 5, {}, r"one shape \(n,\), got \(2,\) and \(1,\)"),
-            ([], [], 5, {}, "one shape"),
+            ([], [], 5, {}, "nothing was seen yet"),
             ([1, 2], [1.0, math.nan], 5, {}, "finite"),
             ([2, 1], [1.0, 1.0], 5, {}, "cumulative tokens"),
             ([0, 0], [0.0, 0.0], 5, {}, "nothing was seen yet"),
@@ -240,6 +240,8 @@ class TestIntervals:
             ([0, 1], [1.0, 1.0], 5, {}, "no nats in intervals without tokens"),
             ([1, 2], [1.0, 1.0], 1, {}, "at least the 2 seen, got 1"),
             ([1, 2], [1.0, 1.0], math.inf, {}, "at least the 2 seen, got inf"),
+            ([1, 2], [1.0, 1.0], math.nan, {}, "at least the 2 seen, got nan"),
+            ([1, 2], [1.0, 1.0], 10**400, {}, "at least the 2 seen, got 2,000"),
             ([1, 2], [1.0, 1.0], 5, {}, "at least 6 intervals after the first 30% of what was seen, got 1"),
             ([1, 2], [1.0, 1.0], 5, {"confidence": 1.0}, "confidence above 0 and below 1, got 1.0"),
             ([1, 2], [1.0, 1.0], 5, {"sampled_share": 0.0}, "sampled_share above 0 and at most 1, got 0.0"),

@@ -215,10 +215,9 @@ def _against_raw(found: Mapping[str, Any], raw_bytes: int | None) -> dict[str, A
 
 
 def _check_total(total_tokens: float, seen: float) -> None:
-    if not total_tokens <= _MOST:
-        raise CurveError(f"expected total_tokens of at most {_MOST:.0e}, got more, or no number")
-    if not seen <= total_tokens:
-        raise CurveError(f"expected total_tokens of at least the {seen:,.0f} seen, got {total_tokens:,.0f}")
+    if not seen <= total_tokens <= _MOST:
+        given = f"{float(min(total_tokens, 2 * _MOST)):,.0f}" if total_tokens < math.inf else str(total_tokens)
+        raise CurveError(f"expected total_tokens of at least the {seen:,.0f} seen, got {given}")
 
 
 def _check_share(name: str, value: float, *, below_one: bool = False) -> None:
