@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,14 @@ def test_a_straight_line_is_a_diagonal_of_dots():
     bridged = np.eye(8, dtype=bool)[::-1] | np.eye(8, k=1, dtype=bool)[::-1]  # each bridged to the one before it
     assert (canvas & np.eye(8, dtype=bool)[::-1] == np.eye(8, dtype=bool)[::-1]).all()
     assert (canvas <= bridged).all()
+
+
+def test_what_lies_between_two_values_is_filled():
+    """Two values far apart make one piece: every column has dots, and each touches the one before it."""
+    canvas = dots(np.array([0.0, 1.0]), np.array([1.0, 0.0]), (0, 1, 0, 1), 10, 10)
+    rows = [np.flatnonzero(column) for column in canvas.T]
+    assert all(len(row) for row in rows)
+    assert all(here.min() <= before.max() + 1 for before, here in pairwise(rows))
 
 
 def test_no_peak_of_a_curve_is_lost():

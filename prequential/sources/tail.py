@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from prequential.codelength import Tally
-from prequential.ledger import BookReader
+from prequential.errors import BookError
+from prequential.ledger import read_lines
 from prequential.run import Interval, Run
 from prequential.sources.book import checked
 
-_CHUNK_BYTES = 4_000_000
+_BLOCK_BYTES = 4_000_000
 _MOST_INTERVALS = 8192
 # Neighbours are joined up to this share of all positions, and of those before them: a curve keeps its shape on a
 # linear and on a logarithmic axis.
 _OF_ALL, _OF_THOSE_BEFORE = 1 / 2000, 1 / 100
+# What bears on lines that were read before; in doubt the whole book is read again.
+_LOOKS_BACK = (b"rewind", b'"end"')
 
 
 class Tail:
@@ -28,8 +32,8 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: tuple[int, int] | None = None
-        self._cuts: set[int] = set()
-        self._start()
+        self._run: Run | None = None
+        self._offset, self._first_line = 0, b""
 
     def read(self) -> Run | None:
         """Give the run as the book tells it now; None where there is no book yet, or no whole first line.
@@ -49,13 +53,12 @@ class Tail:
         if file != self._file or stat.st_size < self._offset:  # another book took its place
             self._start()
         self._file = file
-        self._read_on()
-        if not self._cuts.issuperset(self._reader.rewinds):
-            self._cuts.update(self._reader.rewinds)
-            if self._joined:
-                self._start()
-                self._read_on()
-        return None if self._reader.header is None else checked(self._reader.run, self.path)
+        while added := self._added(_BLOCK_BYTES):
+            if any(word in added for word in _LOOKS_BACK):
+                self._read_whole()
+                break
+            self._read_on(added)
+        return self._run
 
     @property
     def quiet_s(self) -> float:
@@ -66,25 +69,51 @@ class Tail:
             return 0.0
 
     def _start(self) -> None:
-        self._reader, self._offset, self._joined = BookReader(self.path), 0, False
+        self._run, self._offset, self._first_line = None, 0, b""
 
-    def _read_on(self) -> None:
+    def _added(self, most_bytes: int = -1) -> bytes:
+        """Whole lines that were not read yet, in a block of about so many bytes."""
         with open(self.path, "rb") as file:
             file.seek(self._offset)
-            while chunk := file.read(_CHUNK_BYTES):
-                self._offset += len(chunk)
-                self._reader.feed(chunk)
-                if len(self._reader.intervals) > _MOST_INTERVALS:
-                    self._reader.intervals = joined(self._reader.intervals, self._cuts)
-                    self._joined = True
+            content = file.read(most_bytes)
+            if b"\n" not in content:  # a long line, or a part of one
+                content += file.readline()
+        return content[: content.rfind(b"\n") + 1]
+
+    def _read_whole(self) -> None:
+        self._start()
+        self._take(self._added())
+
+    def _read_on(self, added: bytes) -> None:
+        try:
+            self._take(added)
+        except BookError:
+            self._read_whole()  # which names the damaged line by its number in the book
+
+    def _take(self, lines: bytes) -> None:
+        """Read lines as a book of their own, under the first line of this one, and add them to what is known."""
+        run = checked(lambda: read_lines(self.path, self._first_line + lines), self.path)
+        if self._run is not None:
+            run = replace(
+                self._run,
+                intervals=[*self._run.intervals, *run.intervals],
+                events=[*self._run.events, *run.events],
+                charges={**self._run.charges, **run.charges},
+            )
+        self._run = checked(lambda: self._few(run), self.path)
+        self._first_line = self._first_line or lines[: lines.find(b"\n") + 1]
+        self._offset += len(lines)
+
+    def _few(self, run: Run) -> Run:
+        many = len(run.intervals) > _MOST_INTERVALS
+        return replace(run, intervals=joined(run.intervals)) if many else run
 
 
-def joined(intervals: Sequence[Interval], cuts: Collection[int] = ()) -> list[Interval]:
+def joined(intervals: Sequence[Interval]) -> list[Interval]:
     """Join neighbours that are short beside all intervals and beside those before them.
 
     Args:
         intervals: In the order of training.
-        cuts: Steps after which an interval must not go on: training goes back to them.
     """
     sizes = [interval.tally.positions for interval in intervals]
     most = _OF_ALL * sum(sizes)
@@ -92,7 +121,7 @@ def joined(intervals: Sequence[Interval], cuts: Collection[int] = ()) -> list[In
     before = together = 0  # positions before the last group, and in it
     for interval, size in zip(intervals, sizes, strict=True):
         fits = together + size <= min(most, _OF_THOSE_BEFORE * before)
-        if groups and fits and not any(groups[-1][-1].step <= cut < interval.step for cut in cuts):
+        if groups and fits:
             groups[-1].append(interval)
             together += size
         else:
