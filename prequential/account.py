@@ -55,7 +55,7 @@ class Account:
         self.sources: dict[str, Tally] = {}
         self.step = 0
         self._header, self._charges, self._remarks = dict(header), dict(charges), dict(remarks)
-        self._outlook = Outlook(path, self._header)
+        self._outlook = Outlook(self._header)
         self._ledger: Ledger | None = None
         self._said: dict[str, tuple[int, str]] = {}  # step and message of what stands in the book, by event
         self._before = Tally()
@@ -186,7 +186,7 @@ class Account:
         now = self.measured()
         values = {
             **now,
-            **self._outlook.values(now),
+            **self._outlook.values(now, self.path),
             **interval_values(self.total, self._before, bytes_known=self._bytes_known),
             **source_values(self.sources, bytes_known=self._bytes_known),
         }

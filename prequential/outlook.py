@@ -28,12 +28,11 @@ class Outlook:
     """Follows the sums of one run; what fails here is left out from then on, and said.
 
     Args:
-        path: The book of the run, to catch up from after a resume.
         header: Facts about the run that may still grow: ``planned_tokens``, ``planned_steps``.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self._path, self._header = path, header
+    def __init__(self, header: Mapping[str, Any]) -> None:
+        self._header = header
         self._curve = _Curve()
         self._caught_up = self._off = False
         self._next = 0.0
@@ -47,20 +46,21 @@ class Outlook:
             with self._harmless():
                 self._curve.add(step, tally)
 
-    def values(self, now: Mapping[str, float | int | None]) -> Values:
+    def values(self, now: Mapping[str, float | int | None], book: Path | None = None) -> Values:
         """Estimates by their names in the registry; those that cannot be made yet are left out.
 
         Args:
             now: Quantities of the run so far, by name.
+            book: Where what was not added here can be read, after a resume.
         """
         if not self._off:
             with self._harmless():
-                return self._values(now)
+                return self._values(now, book)
         return {}
 
-    def _values(self, now: Mapping[str, float | int | None]) -> Values:
-        if now["coded_tokens"] != self._curve.coded_tokens:
-            self._catch_up()
+    def _values(self, now: Mapping[str, float | int | None], book: Path | None) -> Values:
+        if now["coded_tokens"] != self._curve.coded_tokens and book is not None:
+            self._catch_up(book)
         curve = self._curve
         if not curve.coded_tokens or now["coded_tokens"] != curve.coded_tokens:
             return {}  # a part of the curve is lost
@@ -73,13 +73,13 @@ class Outlook:
                 self._next = _GROWTH * curve.coded_tokens
         return values
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, book: Path) -> None:
         """Read the curve from the book, once: after a resume there is more of it than was added here."""
         if self._caught_up:
             return
         self._caught_up = True
         self._curve = _Curve()
-        for interval in read_book(self._path).intervals:
+        for interval in read_book(book).intervals:
             self._curve.add(interval.step, interval.tally)
 
     @contextlib.contextmanager

@@ -24,9 +24,9 @@ from prequential.outlook import Outlook
 from prequential.run import Mark, planned_tokens
 
 
-def fed(parts, header, path="none.jsonl"):
+def fed(parts, header):
     """An outlook on a run whose intervals have these sums, and what is asked of it at the end."""
-    outlook = Outlook(path, header)
+    outlook = Outlook(header)
     for step, tally in enumerate(parts, start=1):
         outlook.add(step, tally)
     return outlook, now_of(parts)
@@ -110,17 +110,19 @@ class TestHarmless:
         """What was added here is the tail only; the sums so far are those of the whole run."""
         parts = tallies(losses(100))
         path = book("a/book.jsonl", parts, status=None)
-        outlook = Outlook(path, {"planned_tokens": 400_000})
+        outlook = Outlook({"planned_tokens": 400_000})
         for step, tally in enumerate(parts[60:], start=61):
             outlook.add(step, tally)
         whole, now = fed(parts, {"planned_tokens": 400_000})
-        assert outlook.values(now) == whole.values(now)
+        assert outlook.values(now, path) == whole.values(now)
 
     def test_a_curve_with_a_gap_is_left_out(self):
         parts = tallies(losses(100))
-        outlook = Outlook(book("a/book.jsonl", parts[60:], status=None), {"planned_tokens": 400_000})
+        path = book("a/book.jsonl", parts[60:], status=None)
+        outlook = Outlook({"planned_tokens": 400_000})
         for step, tally in enumerate(parts[60:], start=61):
             outlook.add(step, tally)
+        assert outlook.values(now_of(parts), path) == {}
         assert outlook.values(now_of(parts)) == {}
 
     def test_what_fails_warns_once_and_is_left_out(self, monkeypatch):
