@@ -66,11 +66,13 @@ class Outlook:
             return {}  # a part of the curve is lost
         values: Values = {"model_bits_estimate": curve.model_bits}
         planned = planned_tokens(self._header, curve.first, curve.last)
-        if planned is not None and (curve.coded_tokens >= self._next or planned == now["tokens"]):
-            values["planned_tokens"] = planned
+        if planned is None:
+            return values
+        values["planned_tokens"] = planned
+        if curve.coded_tokens >= self._next or planned == now["tokens"]:
             with contextlib.suppress(CurveError):
                 values |= _forecast(curve, now, planned)
-                self._next = _GROWTH * curve.coded_tokens
+            self._next = _GROWTH * curve.coded_tokens
         return values
 
     def _catch_up(self, book: Path) -> None:
@@ -130,8 +132,10 @@ class _Curve:
 
 
 def _forecast(curve: _Curve, now: Mapping[str, float | int | None], planned: int) -> Values:
-    from prequential.forecast import forecast_quantities
+    from prequential.forecast import CHECKED_FROM, forecast_quantities
 
+    if curve.last.tokens < CHECKED_FROM * planned:
+        return {}
     found = forecast_quantities(curve.tokens, curve.nats, now, planned)
     low, high = found["forecast_compressed_bytes_interval"]
     return {

@@ -55,11 +55,13 @@ def ahead(run: Run, planned_tokens: int, points: int) -> list[dict[str, Any]]:
         points: How many, the end among them.
 
     Returns:
-        What `forecast_run` finds at each; nothing where no forecast can be made.
+        What `forecast_run` finds at each; nothing where no forecast can be made, or none that holds.
     """
-    from prequential.forecast import forecast_run
+    from prequential.forecast import CHECKED_FROM, forecast_run
 
     seen = run.total.tokens
+    if seen < CHECKED_FROM * planned_tokens:
+        return []
     try:
         growth = planned_tokens / seen if seen else 0.0
         counts = [round(seen * growth ** (number / points)) for number in range(1, points)]
@@ -69,8 +71,10 @@ def ahead(run: Run, planned_tokens: int, points: int) -> list[dict[str, Any]]:
 
 
 def _forecast(run: Run, planned: int) -> tuple[dict[str, Any] | None, str | None]:
-    from prequential.forecast import forecast_run
+    from prequential.forecast import CHECKED_FROM, forecast_run
 
+    if run.total.tokens < CHECKED_FROM * planned:
+        return None, f"too early: from {100 * CHECKED_FROM:g} % of the planned tokens on its interval holds"
     try:
         return forecast_run(run, planned), None
     except CurveError as error:

@@ -1,5 +1,6 @@
 """Forecasts: against made curves whose end is known in closed form, and against published runs where they are there."""
 
+import contextlib
 import math
 import re
 from dataclasses import replace
@@ -288,6 +289,16 @@ class TestPublishedRuns:
         assert np.median([abs(miss) for miss, _ in results]) <= median
         assert max(abs(miss) for miss, _ in results) <= worst
         assert np.mean([inside for _, inside in results]) >= 0.85
+
+    @pytest.mark.parametrize(("share", "holds"), [(0.01, 0), (0.05, 11), (0.1, 15)])
+    def test_before_a_tenth_the_interval_does_not_hold(self, curves, share, holds):
+        """Why nothing is shown so early; runs of which too little is left for a forecast are not counted."""
+        found = []
+        for curve in curves:
+            with contextlib.suppress(CurveError):
+                one = forecast(*as_book(*curve.until(share)), curve.tokens[-1])
+                found.append(one.low_nats <= curve.nats.sum() <= one.high_nats)
+        assert sum(found) == holds
 
     def test_intervals_from_30_percent_are_narrow(self, curves):
         found = [forecast(*curve.until(0.3), curve.tokens[-1]) for curve in curves]

@@ -65,6 +65,12 @@ def test_the_table_says_that_it_is_an_estimate_and_how_sure(run):
     assert "50 % interval" in call("a", "--confidence", "0.5").output
 
 
+def test_a_forecast_that_is_too_early_says_so():
+    for tokens, checked in (("3000000", True), ("3000001", False)):
+        assert strict(call("a", "--tokens", tokens, "--json").output)["forecast_checked"] is checked
+        assert ("Too early: less than a tenth" in call("a", "--tokens", tokens).output) is not checked
+
+
 def test_planned_tokens_are_the_default_and_raw_bytes_may_be_told():
     by_plan, told = (strict(call("a", *more, "--json").output) for more in ([], ["--tokens", "1000000"]))
     assert by_plan == told
@@ -136,7 +142,7 @@ class TestCharts:
     def test_a_run_that_has_ended_or_has_no_plan_has_no_band(self):
         ended = load_run(book("b/book.jsonl", tallies(LOSSES), planned_tokens=10**6))
         unplanned = load_run(book("c/book.jsonl", tallies(LOSSES), status=None))
-        short = load_run(book("d/book.jsonl", tallies(LOSSES[:3]), status=None, planned_tokens=10**6))
+        short = load_run(book("d/book.jsonl", tallies(LOSSES[:3]), status=None, planned_tokens=10**4))
         for one in (ended, unplanned, short):
             assert "ahead" not in run_chart([one])["datasets"]
             assert "forecast" not in json.dumps(run_chart([one]))

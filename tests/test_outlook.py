@@ -94,10 +94,16 @@ class TestAgainstTheBook:
                 outlook.add(step, tally)
             found = outlook.values(now_of([*parts, *more]))
             assert ("forecast_compressed_bytes" in found) is there
-            assert "model_bits_estimate" in found
+            assert {"model_bits_estimate", "planned_tokens"} <= set(found)
+
+    def test_before_a_tenth_of_the_plan_there_is_no_forecast(self):
+        """The interval would not hold."""
+        for planned, there in ((3_000_001, False), (3_000_000, True)):
+            outlook, now = fed(tallies(losses(300)), {"planned_tokens": planned})
+            assert ("forecast_compressed_bytes" in outlook.values(now)) is there
 
     def test_too_little_of_a_curve_is_no_forecast(self):
-        outlook, now = fed(tallies(losses(5)), {"planned_tokens": 900_000})
+        outlook, now = fed(tallies(losses(5)), {"planned_tokens": 9_000})
         assert set(outlook.values(now)) == {"model_bits_estimate", "planned_tokens"}
 
     def test_more_tokens_than_were_planned_are_no_forecast(self):
@@ -264,7 +270,7 @@ class TestLightning:
             "prequential.forecast.forecast_quantities", lambda *a, **k: made.append(1) or original(*a, **k)
         )
         ends = []
-        for planned in (None, 10_000):
+        for planned in (None, 500):
             L.seed_everything(1, verbose=False)
             module = Toy()
             monitor = CompressionMonitor(ledger=f"{planned}", bundle=None, every_n_steps=1, planned_tokens=planned)

@@ -62,9 +62,10 @@ def test_the_time_left_is_that_of_the_tokens_left_without_the_start_up():
         (LOSSES, None, "how many tokens are planned is not known"),
         (LOSSES, 120_000, None),
         (LOSSES, 90_000, None),
-        (LOSSES[:3], 400_000, "at least 6 intervals"),
+        (LOSSES[:3], 30_000, "at least 6 intervals"),
+        (LOSSES, 1_200_001, "too early: from 10 % of the planned tokens on"),
         ([], None, "how many tokens are planned"),
-        ([], 400_000, "got none"),
+        ([], 400_000, "too early"),
     ],
 )
 def test_without_a_forecast_it_is_said_why(losses, planned, reason):
@@ -81,7 +82,8 @@ def test_a_forecast_on_the_way_ends_in_that_of_the_end():
     assert len(found) == 5
     sizes = [one.measured()["compressed_bytes"], *(at["forecast_compressed_bytes"] for at in found)]
     assert sizes == sorted(sizes)
-    assert ahead(one, 120_000, 5) == ahead(run("b", losses=LOSSES[:3]), 400_000, 5) == []
+    assert ahead(one, 120_000, 5) == ahead(run("b", losses=LOSSES[:3]), 10_000, 5) == []
+    assert ahead(one, 1_200_001, 5) == []
 
 
 # -- curves in characters ---------------------------------------------------------------------------------------

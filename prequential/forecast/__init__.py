@@ -36,9 +36,12 @@ from prequential.forecast.law import Assumptions, rest
 if TYPE_CHECKING:
     from prequential.run import Run
 
-__all__ = ["Assumptions", "Forecast", "forecast", "forecast_quantities", "forecast_run"]
+__all__ = ["CHECKED_FROM", "Assumptions", "Forecast", "forecast", "forecast_quantities", "forecast_run"]
 
 
+# Share of a run from which on the interval holds: on published runs in 15 of 15 from a tenth, in 11 of 15 from a
+# twentieth, in none of 12 from a hundredth.
+CHECKED_FROM = 0.1
 _MOST = 1e30  # tokens and bytes beyond which nothing is meant
 
 
@@ -168,7 +171,8 @@ def forecast_quantities(
 
     Returns:
         ``forecast_data_bits`` and ``forecast_compressed_bytes``, each with its ``_interval``, ``tokens``,
-        ``forecast_tokens`` and ``forecast_confidence``, the probability of the intervals.
+        ``forecast_tokens``, ``forecast_confidence``, the probability of the intervals, and ``forecast_checked``,
+        whether so much was seen that they were found to hold.
 
     Raises:
         CurveError: As for `forecast`.
@@ -185,6 +189,7 @@ def forecast_quantities(
         "tokens": seen,
         "forecast_tokens": total_tokens,
         "forecast_confidence": found.confidence,
+        "forecast_checked": seen >= CHECKED_FROM * total_tokens,
         "forecast_data_bits": bits[0],
         "forecast_data_bits_interval": bits[1:],
         "forecast_compressed_bytes": compressed[0],

@@ -14,6 +14,7 @@ from prequential.views.figures import cost, count, gain, safe
 from prequential.views.sheet import Cells, estimate, in_bytes
 from prequential.views.table import figures_table
 
+_EARLY = "Too early: less than a tenth of the tokens was seen, and so early the interval was not found to hold."
 _NOTE = "What was seen is a sum. The rest is an estimate: it is taken to follow the law of the curve so far."
 
 
@@ -31,7 +32,8 @@ def forecast_table(run: Run, found: Mapping[str, Any]) -> RenderableType:
     heading = Text.assemble(safe(run.name), " (", safe(run.status), f"): {share}{estimate(run)}")
     interval = f"{confidence(found)} interval"
     table = figures_table(("", "so far", "estimate", f"{interval}\nfrom", "\nto"), rows(run, found))
-    return Group(heading, table, Text(_NOTE, style="dim"))
+    early = [] if found["forecast_checked"] else [Text(_EARLY, style="bold")]
+    return Group(heading, table, Text(_NOTE, style="dim"), *early)
 
 
 def rows(run: Run, found: Mapping[str, Any]) -> list[Cells]:
