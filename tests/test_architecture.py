@@ -58,7 +58,7 @@ ROOMS = {
         "tokenbytes",
         "torch",
     },
-    "sources": {"errors", "codelength", "ledger", "run", "numpy"},
+    "sources": {"book", "errors", "codelength", "ledger", "run", "numpy"},
     "comparison": {"errors", "codelength", "run", "sources", "numpy"},
     "curve": {"errors", "codelength", "run"},
     "forecast": {"errors", "codelength", "numpy"},

@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from dataclasses import replace
 
 import lightning as L
 import numpy as np
@@ -207,7 +208,6 @@ class TestLightning:
             ({"limit_train_batches": 3}, 3),
             ({"max_epochs": 3}, 8),  # the rows of a sequential loader: later epochs are replay
             ({"max_epochs": 3, "max_steps": 20}, 8),
-            ({"fast_dev_run": True}, 1),
         ],
     )
     def test_the_limits_of_the_trainer_say_how_many_steps_bring_new_data(self, trainer_of, trainer, expected):
@@ -256,6 +256,35 @@ class TestLightning:
         low, high = (third[f"prequential/forecast_compressed_bytes_{end}"] for end in ("low", "high"))
         assert low < third["prequential/forecast_compressed_bytes"] < high
         assert all(type(value) in (int, float) for row in rows for value in row.values())
+
+    def test_a_resumed_run_has_the_outlook_of_the_whole_run(self, trainer_of, tmp_path):
+        """Its live values at the end are those that its book gives, where the curve was read from."""
+        rows = []
+
+        class Logger(L.pytorch.loggers.csv_logs.CSVLogger):
+            def log_metrics(self, metrics, step=None):
+                rows.append(metrics)
+
+        for steps, checkpoint in ((12, None), (24, tmp_path / "at.ckpt")):
+            monitor = CompressionMonitor(ledger="a", bundle=None, every_n_steps=1, planned_tokens=250)
+            trainer = trainer_of(monitor, max_steps=steps, max_epochs=None, logger=Logger("."))
+            trainer.fit(Toy(), loader(batch_size=1), ckpt_path=checkpoint)
+            if checkpoint is None:
+                trainer.save_checkpoint(tmp_path / "at.ckpt")
+        run, last = read_book("a/book.jsonl"), rows[-1]
+        assert len(run.intervals) >= 24
+        assert last["prequential/tokens"] == run.total.tokens
+        assert last["prequential/model_bits_estimate"] == pytest.approx(split(run, "running").model_bits, rel=1e-9)
+        forecasts = [row for row in rows if "prequential/forecast_compressed_bytes" in row]
+        cut = next(
+            n
+            for n in range(len(run.intervals), 0, -1)
+            if Tally.total(i.tally for i in run.intervals[:n]).tokens == forecasts[-1]["prequential/tokens"]
+        )
+        expected = forecast_run(replace(run, intervals=run.intervals[:cut]), 250)
+        assert forecasts[-1]["prequential/forecast_compressed_bytes"] == pytest.approx(
+            expected["forecast_compressed_bytes"]
+        )
 
     def test_the_option_stands_in_the_header_and_goes_before_the_limits(self, trainer_of):
         monitor = CompressionMonitor(ledger="a", bundle=None, planned_tokens=10_000)

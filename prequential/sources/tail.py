@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from prequential.book import Reader
 from prequential.codelength import Tally
 from prequential.errors import BookError
-from prequential.ledger import read_lines
 from prequential.run import Interval, Run
 from prequential.sources.book import checked
 
@@ -107,6 +107,11 @@ class Tail:
     def _few(self, run: Run) -> Run:
         many = len(run.intervals) > _MOST_INTERVALS
         return replace(run, intervals=joined(run.intervals)) if many else run
+
+
+def read_lines(source: Path, lines: bytes) -> Run:
+    """Read the first line of a book and some of the others."""
+    return Reader(source, lines).run()
 
 
 def joined(intervals: Sequence[Interval]) -> list[Interval]:
