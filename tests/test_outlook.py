@@ -140,8 +140,8 @@ class TestHarmless:
             assert outlook.values(now) == {}
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            outlook.add(101, Tally(nats=1.0, coded_tokens=1))
             assert outlook.values(now) == {}
+            outlook.add(101, Tally(nats=1.0, coded_tokens=1))
         assert warned == []
 
     def test_nothing_but_replay_is_no_curve(self):
