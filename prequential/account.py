@@ -16,6 +16,7 @@ from prequential.continuation import Continuation, Origin, continuation
 from prequential.errors import MeasureError, warn
 from prequential.ledger import Ledger
 from prequential.live import Values, interval_values, source_values
+from prequential.outlook import Outlook
 
 # Events after which sums are missing.
 _INCOMPLETE = {"missed", "not_understood"}
@@ -54,6 +55,7 @@ class Account:
         self.sources: dict[str, Tally] = {}
         self.step = 0
         self._header, self._charges, self._remarks = dict(header), dict(charges), dict(remarks)
+        self._outlook = Outlook(self._header)
         self._ledger: Ledger | None = None
         self._said: dict[str, tuple[int, str]] = {}  # step and message of what stands in the book, by event
         self._before = Tally()
@@ -149,6 +151,7 @@ class Account:
         self.sources = {name: self.sources.get(name, Tally()) + sources.get(name, Tally()) for name in names}
         ledger.sums(step, tally, elapsed_s, sources)
         self._added_to = step
+        self._outlook.add(step, tally)
 
     def add_uncoded(self, tokens: int) -> None:
         """Charge tokens that nothing predicted by the uniform code, ln V nats each."""
@@ -180,8 +183,10 @@ class Account:
 
     def live(self) -> dict[str, float | int]:
         """Values for loggers: over all so far, since the last call, and by source; unknown ones are left out."""
+        now = self.measured()
         values = {
-            **self.measured(),
+            **now,
+            **self._outlook.values(now, self.path),
             **interval_values(self.total, self._before, bytes_known=self._bytes_known),
             **source_values(self.sources, bytes_known=self._bytes_known),
         }

@@ -176,6 +176,26 @@ REGISTRY: dict[str, Quantity] = {
         Quantity("interval_bits_per_byte", "bit/byte", "lower", "bits_per_byte since the last log point."),
         Quantity("interval_bits_per_token", "bit/token", "lower", "bits_per_token since the last log point."),
         Quantity(
+            "model_bits_estimate",
+            "bit",
+            "",
+            "Area above the lowest loss so far, over 5 % of the tokens: what training put into the weights, estimated.",
+        ),
+        Quantity(
+            "planned_tokens", "token", "", "Tokens of the data that the run is to code, by its options or limits."
+        ),
+        Quantity(
+            "forecast_data_bits", "bit", "lower", "data_bits at the end of the data, forecast from what was seen."
+        ),
+        Quantity(
+            "forecast_compressed_bytes",
+            "byte",
+            "lower",
+            "compressed_bytes at planned_tokens, forecast from what was seen: an estimate.",
+        ),
+        Quantity("forecast_compressed_bytes_low", "byte", "lower", "Lower end of its 90 % interval."),
+        Quantity("forecast_compressed_bytes_high", "byte", "lower", "Upper end of its 90 % interval."),
+        Quantity(
             "final_nats_per_token",
             "nat/token",
             "lower",

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from prequential.codelength import Tally, nats_to_bits, quantities
 from prequential.intervals import Interval, Intervals
@@ -27,6 +27,34 @@ _ESTIMATES = ("replay_split", "replay_sampled")
 REPEATS_ALLOWED = 0.01
 # Events of a run whose sum is no code length of its data: the model saw what it scored, or not all of it was scored.
 _NO_CODE_LENGTH = frozenset({"not_causal", "scored_after_update", "uncovered", "disagree"})
+
+
+class Mark(NamedTuple):
+    """A place in a run: the framework's number of the optimiser step, and tokens of the data up to there."""
+
+    step: int
+    tokens: int
+
+
+def planned_tokens(header: Mapping[str, Any], first: Mark, last: Mark) -> int | None:
+    """Tokens of the data that a run is to code, as it was told, or by its planned steps; None where neither is known.
+
+    Where only ``planned_steps`` is known, the steps that are left are taken to have as many tokens as those so far.
+
+    Args:
+        header: The head of its book.
+        first: The end of its first interval.
+        last: The end of its last one.
+    """
+    told: int | None = header.get("planned_tokens")
+    steps: int | None = header.get("planned_steps")
+    if told is not None or steps is None:
+        return told
+    if last.step >= steps:
+        return last.tokens
+    if last.step <= first.step:
+        return None
+    return round(last.tokens + (steps - last.step) * (last.tokens - first.tokens) / (last.step - first.step))
 
 
 @dataclass(frozen=True)
@@ -67,6 +95,14 @@ class Run:
     def sources(self) -> dict[str, Tally]:
         """Sums over the whole run by the source of the rows; first tokens that nothing predicts are not in them."""
         return self.columns.by_source()
+
+    @property
+    def planned_tokens(self) -> int | None:
+        """Tokens of the data that the run is to code, as far as its book tells; see the function of this name."""
+        if not self.intervals:
+            return self.header.get("planned_tokens")
+        first, last = self.intervals[0], self.intervals[-1]
+        return planned_tokens(self.header, Mark(first.step, first.tally.tokens), Mark(last.step, self.total.tokens))
 
     @property
     def bundle(self) -> dict[str, Any]:
@@ -148,6 +184,12 @@ class Run:
         if tally is None:
             values["final_nats_per_token"] = self.final_nats_per_token
         return values
+
+    def _repr_html_(self) -> str:
+        """Show the run in a notebook: its page."""
+        from prequential.views.page import fragment
+
+        return fragment([self])
 
     def summary(self) -> list[str]:
         """The end of a run in a few lines of plain text: the sum, how far it is proved, where the book lies."""

@@ -130,6 +130,8 @@ def test_keys_are_names_of_the_registry_or_documented(books, script):
         "charges",
         "length",
         "sources",
+        "model_bits_in_sample",
+        "catch_up",
     }
     documented |= {"bundle_sha256", "rule", "sizes", "files", "packages", "python", "git", "codecs"}
     for arguments in (("show", "a"), ("bundle", script), ("baselines", "data")):

@@ -1,9 +1,11 @@
 """Charts and pages: what they draw is what the books say, no peak is lost, and nothing from outside is executed."""
 
 import csv
+import html
 import io
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from prequential import compare, load_run
 from prequential.cli import main
 from prequential.series import lead, series, thinned
 from prequential.views import comparison_record, run_record
+from prequential.views import page as page_module
 from prequential.views.chart import run_chart
 from prequential.views.export import curves_csv, report_record
 from prequential.views.page import fragment, page, picture
@@ -173,3 +176,33 @@ def test_runs_of_one_group_have_one_colour(runs):
     assert all((e["color"]["field"], e["detail"]["field"]) == ("group", "run") for e in encodings)
     assert "256" in picture(ranked, "svg", comparison).decode()
     assert "vocab_size" in page(ranked, comparison)
+
+
+class TestNotebook:
+    def test_runs_and_comparisons_show_themselves(self, runs):
+        """In a frame that may run its own scripts and reaches nothing else."""
+        for thing, words in ((runs[0], "compressed bytes"), (compare(runs), "Winner: other, by")):
+            shown = thing._repr_html_()
+            assert shown.startswith('<iframe sandbox="allow-scripts" srcdoc="')
+            inside = html.unescape(shown.split('srcdoc="', 1)[1].split('"', 1)[0])
+            assert words in inside
+            assert "default-src 'none'" in html.unescape(inside)
+            shell = re.sub(r"<script>.*?</script>", "", inside, flags=re.DOTALL)
+            assert not re.findall(r"(?:src|href)=", shell)
+
+    def test_names_from_outside_stay_inside_the_frame(self):
+        book("evil/book.jsonl", tallies([1.0, 0.5]), events=[("doubt", EVIL)], name='" onload="x' + EVIL)
+        shown = load_run("evil")._repr_html_()
+        assert shown.count('"') == 8  # of its four attributes
+        assert shown.count("<") == 2  # the frame and its end
+
+    def test_without_the_charts_package_there_are_tables_still(self, runs, monkeypatch):
+        monkeypatch.setitem(sys.modules, "vl_convert", None)
+        page_module._script.cache_clear()
+        try:
+            shown = html.unescape(runs[0]._repr_html_())
+        finally:
+            page_module._script.cache_clear()
+        assert "No charts: they need vl-convert" in shown
+        assert "compressed bytes" in shown
+        assert "<script" not in shown

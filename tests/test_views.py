@@ -345,6 +345,8 @@ DOCUMENTED = {
     "bundle_sha256",
     "warnings",
     "baselines",
+    "model_bits_in_sample",
+    "catch_up",
 }
 
 
@@ -387,3 +389,35 @@ def test_other_codes_stand_among_the_runs_by_size():
     lines = [line.split() for line in drawn(comparison_table(comparison), 200).splitlines()]
     assert [line[0] for line in lines if line and line[0] in ("a", "b", "xz", "raw")] == ["b", "xz", "a", "raw"]
     assert ["xz", "-9e", "17,000", "3.529", "2.2667"] in lines
+
+
+def test_the_model_bits_are_those_of_the_floor_that_is_named():
+    """By hand: the area above the mean of the last 5 %, three intervals of 60; the lowest such mean while it runs."""
+    losses = [*LOSSES[:57], 2.5, 2.5, 2.5]  # it rises at the end
+    lowest = (LOSSES[54] + LOSSES[55] + LOSSES[56]) / 3
+    bits = [1000 * (math.fsum(losses) - 60 * floor) / math.log(2) for floor in (2.5, lowest)]
+    ended, open_ = run(losses=losses), run("b", losses=losses, status=None)
+    for one, expected, words in (
+        (ended, bits[0], "above the final loss (est"),
+        (open_, bits[1], "above the lowest loss so"),
+    ):
+        text = drawn(run_table(one))
+        assert row_of(text, "model bits")[0] == (f"{math.ceil(expected):,}")
+        assert words in text
+    records = run_record(ended), run_record(open_)
+    assert records[0]["model_bits_in_sample"] == pytest.approx(bits[0])
+    assert records[1]["model_bits_in_sample"] is None
+    assert records[1]["model_bits_estimate"] == pytest.approx(bits[1])
+
+
+def test_from_which_token_on_a_run_is_shorter_than_other_codes():
+    """By hand: 60,000 raw bytes, bundle 700; xz at 30,000 bytes is 0.5 a byte, gzip is never reached."""
+    lead = [0.5 * 1000 * (n + 1) - 700 - 1000 * math.fsum(LOSSES[: n + 1]) / math.log(2) / 8 for n in range(60)]
+    since = 1000 * (max(n for n in range(60) if lead[n] <= 0) + 2)
+    one = run(baselines={"xz -9e": 30_000, "gzip -9": 100, "uniform": 60_000})
+    text = drawn(run_table(one))
+    assert row_of(text, "xz -9e") == ["30,000", f"{since:,}"]
+    assert row_of(text, "gzip -9") == ["100", DASH]
+    assert "shorter from" in text
+    found = {code["name"]: code["tokens"] for code in run_record(one)["catch_up"]}
+    assert (found["xz -9e"], found["gzip -9"]) == (since, None)

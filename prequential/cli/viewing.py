@@ -1,4 +1,4 @@
-"""Commands that look at runs: `show`, `compare`, `shared`, `report`."""
+"""Commands that look at runs: `show`, `compare`, `shared`, `report`, `forecast`."""
 
 from __future__ import annotations
 
@@ -133,6 +133,32 @@ def _written(kind: str, runs: list[Run], comparison: Comparison | None) -> bytes
     from prequential.views.page import page, picture
 
     return page(runs, comparison).encode() if kind == "html" else picture(runs, kind, comparison)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--tokens", type=int, metavar="N", help="Tokens at the end of the data. Default: as planned, if known.")
+@click.option("--raw-bytes", type=int, metavar="N", help="Raw bytes of the whole data. Default: in proportion.")
+@click.option("--confidence", type=float, default=0.9, show_default=True, metavar="P", help="Of the interval.")
+@click.option(
+    "--decay-share", type=float, metavar="S", help="Last share of the run over which the rate decays, if any."
+)
+@as_json_option
+def forecast(run: str, tokens: int | None, raw_bytes: int | None, as_json: bool, **options: float | None) -> None:
+    """Forecast the size of a RUN's data at its end.
+
+    What was seen is a sum; the rest is an estimate with an interval, from a law fitted to the loss curve.
+    """
+    from prequential import views
+    from prequential.errors import CurveError
+    from prequential.forecast import forecast_run
+
+    loaded = _loaded(run)
+    total_tokens = loaded.planned_tokens if tokens is None else tokens
+    if total_tokens is None:
+        raise CurveError(f"expected --tokens N: {loaded.path} does not say how many tokens the run is to code")
+    found = forecast_run(loaded, total_tokens, raw_bytes=raw_bytes, **options)
+    print_json(views.forecast_record(loaded, found)) if as_json else print_view(views.forecast_table(loaded, found))
 
 
 def _loaded(run: str) -> Run:

@@ -107,6 +107,12 @@ class Comparison:
     groups: tuple[Group, ...] = ()
     baselines: dict[str, Quantities] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        """Show the comparison in a notebook: its page."""
+        from prequential.views.page import fragment
+
+        return fragment([row.run for row in self.rows], self)
+
 
 def compare(
     runs: Sequence[Run],

@@ -13,6 +13,7 @@ import numpy as np
 
 from prequential.run import Run
 from prequential.series import lead, series, thinned
+from prequential.views.band import ahead_layers, ahead_rows
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933", "#44AA99", "#777777")
@@ -57,6 +58,13 @@ def run_chart(
     if len(runs) > 1:
         parts.append(_behind(names[0]))
         datasets["behind"] = [row for run in runs[1:] for row in _behind_rows(runs[0], run, points)]
+    outlook = ahead_rows(runs)
+    if outlook:
+        datasets["ahead"] = outlook
+        parts[1]["layer"][:0] = ahead_layers("compressed")
+        parts[2]["layer"][:0] = ahead_layers("ratio")
+        for part in parts[1:]:
+            part["title"] += "; forecast (dotted) with its 90 % band"
     views = [f"view{number}" for number in range(len(parts))]
     for part, name in zip(parts, views, strict=True):
         part.update({"width": width, "height": 220})

@@ -25,7 +25,7 @@ def page(runs: Sequence[Run], comparison: Comparison | None = None) -> str:
         comparison: What `compare` found, where there are several.
 
     Returns:
-        HTML in which everything lies that is needed to show it.
+        HTML in which everything lies that is needed to show it; without charts where vl-convert is not installed.
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -45,11 +45,17 @@ def page(runs: Sequence[Run], comparison: Comparison | None = None) -> str:
 
 
 def fragment(runs: Sequence[Run], comparison: Comparison | None = None) -> str:
-    """Write runs for a notebook: the same page in a frame of its own, so that its styles and scripts stay inside."""
+    """Write runs for a notebook: the same page in a frame of its own, so that its styles and scripts stay inside.
+
+    The frame may run its own scripts and nothing else: it reaches neither the notebook nor a network.
+    """
     from html import escape
 
     content = escape(page(runs, comparison), quote=True)
-    return f'<iframe srcdoc="{content}" style="width:100%;height:900px;border:0" title="prequential"></iframe>'
+    return (
+        f'<iframe sandbox="allow-scripts" srcdoc="{content}" style="width:100%;height:900px;border:0" '
+        'title="prequential"></iframe>'
+    )
 
 
 def picture(runs: Sequence[Run], kind: str, comparison: Comparison | None = None) -> bytes:
@@ -75,9 +81,11 @@ def baselines_of(runs: Sequence[Run]) -> dict[str, float]:
 
 @functools.cache
 def _script() -> str:
-    """Vega, Vega-Lite and Vega-Embed, as they come with vl-convert."""
-    import vl_convert
-
+    """Vega, Vega-Lite and Vega-Embed, as they come with vl-convert; empty without it."""
+    try:
+        import vl_convert
+    except ImportError:
+        return ""
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("</script", "<\\/script")
 
 

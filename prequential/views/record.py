@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from prequential.comparison import Comparison, Difference, known_quantities
+from prequential.curve import catch_up, split
 from prequential.run import Run
 
 
@@ -18,13 +19,18 @@ def run_record(run: Run) -> dict[str, Any]:
         ``single_pass_reasons``, ``measure``, ``rescore`` (the option), ``rescored`` (nats in evaluation mode, an
         estimate with its standard error), ``bundle_sha256``, ``given_weights`` (sha256, None if none), ``warnings``
         (the reader's, then the messages of the book's events), ``baselines`` (bytes by code), ``charges`` (bits by
-        name), ``length`` (``K(D)``, or what it is conditional on), ``sources`` (quantities by source)
-        and ``nats_standard_error`` (None where the sum is exact).
+        name), ``length`` (``K(D)``, or what it is conditional on), ``sources`` (quantities by source),
+        ``nats_standard_error`` (None where the sum is exact), ``model_bits_in_sample`` (area above the final loss, None
+        while the run goes on) and ``catch_up`` (from which token on the run is shorter than other codes).
     """
     answer, reasons = run.single_pass
+    has_curve = run.final_nats_per_token is not None
     return {
         "name": run.name,
         **known_quantities(run),
+        "model_bits_estimate": split(run, "running").model_bits if has_curve else None,
+        "model_bits_in_sample": split(run, "in_sample").model_bits if has_curve and run.end else None,
+        "planned_tokens": run.planned_tokens,
         "grade": run.grade,
         "nats_standard_error": run.nats_standard_error,
         "status": run.status,
@@ -40,7 +46,22 @@ def run_record(run: Run) -> dict[str, Any]:
         "charges": run.charges,
         "length": run.length,
         "sources": {name: _of_source(run, name) for name in run.sources},
+        "catch_up": [asdict(found) for found in catch_up(run)],
     }
+
+
+def forecast_record(run: Run, found: Mapping[str, Any]) -> dict[str, Any]:
+    """List the quantities of a run so far, and those at its end.
+
+    Args:
+        run: The run.
+        found: What `forecast_run` found.
+
+    Returns:
+        Those of `run_record`, then ``forecast_tokens``, ``forecast_confidence``, and ``forecast_data_bits``,
+        ``forecast_compressed_bytes``, ``forecast_compression_ratio``, each with its ``_interval``.
+    """
+    return {**run_record(run), **found}
 
 
 def _of_source(run: Run, name: str) -> dict[str, Any]:

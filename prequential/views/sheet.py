@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from prequential.codelength import nats_to_bits
 from prequential.comparison import Comparison, Difference, Row, Verdict, known_quantities
+from prequential.curve import Floor, catch_up, split
 from prequential.run import Run
 from prequential.views.figures import UNKNOWN, cost, count, gain
 
@@ -16,12 +17,14 @@ Quantities = dict[str, float | int | None]
 Cells = tuple[str, ...]
 
 TOTAL = "total"
+THIS_RUN = "this run"
 _ESTIMATES = ("estimate", "surrogate")
 _FREE = "free"
 _BUNDLES_WITHOUT_FILES = {
     True: "a size alone: its files are not known",
     False: "left out: the total lacks the training program",
 }
+_RAW = {"uniform": "raw"}  # 8 bits a byte: its name among baselines, and for `catch_up`
 
 
 def headline(run: Run) -> tuple[str, str]:
@@ -77,7 +80,27 @@ def ratios(run: Run) -> list[Cells]:
         ("final loss", cost(values["final_nats_per_token"], 4), "nats a token, last 5 % of the tokens"),
         ("uniform code", cost(values["uniform_bytes"]), "bytes, log2 V bits a token"),
         ("ratio to uniform", gain(values["uniform_ratio"], 3), "uniform over compressed bytes"),
+        *_model_bits(run),
     ]
+
+
+def beside_baselines(run: Run) -> list[Cells]:
+    """Sizes of the same data under other codes, this run among them, and from which token on it is shorter."""
+    since = {found.name: count(found.tokens) for found in catch_up(run)}
+    sizes = [
+        (name, float(size), since.get(_RAW.get(name, name), UNKNOWN)) for name, size in run.header["baselines"].items()
+    ]
+    sizes.append((f"{THIS_RUN}{estimate(run)}", float(run.measured()["compressed_bytes"] or 0), ""))
+    return [(name, cost(size), tokens) for name, size, tokens in sorted(sizes, key=lambda row: row[1])]
+
+
+def _model_bits(run: Run) -> list[Cells]:
+    """Say what the area holds above a floor: the final loss, or the lowest so far while the run goes on."""
+    if run.final_nats_per_token is None:
+        return []
+    floor: Floor = "in_sample" if run.end else "running"
+    unit = "bits above the final loss" if run.end else "bits above the lowest loss so far"
+    return [("model bits", cost(split(run, floor).model_bits), f"{unit} (estimate)")]
 
 
 def source_headings(run: Run) -> Cells:
