@@ -358,6 +358,22 @@ def test_a_resume_with_other_batches_and_another_program_is_allowed_and_noted(tr
     assert run.total.coded_tokens == TOKENS
     assert [event["event"] for event in run.events] == ["resumed", "batch_size"]
     assert "with other settings: bundle" in run.events[0]["message"]
+    assert run.bundle["sha256"] == other.options.bundle.sha256
+    assert os.path.getsize("bundle.tar.xz") == run.bundle["bundle_bytes"]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_the_program_of_the_first_part_is_charged_where_it_is_the_same_or_left_out(trainer_of, again):
+    """Live and in the book."""
+    from prequential import Bundle
+
+    bundle = Bundle(files={"train.py": b"print('training')"})
+    interrupted(trainer_of, 6, monitor(bundle=bundle), saver())
+    trainer = fitted(trainer_of, monitor(bundle=bundle if again else None), ckpt=checkpoint(4))
+    run = read_book("book.jsonl")
+    assert run.bundle["sha256"] == bundle.sha256
+    assert "bundle" not in run.end
+    assert float(trainer.callback_metrics["prequential/bundle_bytes"]) == bundle.bundle_bytes
 
 
 @pytest.mark.parametrize(
