@@ -675,12 +675,13 @@ def test_a_filler_that_is_known_stays_known(trainer_of):
     targets = tokens[:, 1:].clone()
     tokens[:4, -3:] = 0
     targets[:4, -3:] = -100
-    tokens[8, -1], targets[8, -1] = 0, -100
+    tokens[8, -2:], targets[8, -1] = 0, -100
     data = batches_of(*map(list, zip(tokens[:, :-1].split(4), targets.split(4), strict=True)))
     interrupted(trainer_of, 3, monitor(), saver(), data=data)
     fitted(trainer_of, monitor(), ckpt=checkpoint(2), data=data)
     run = read_book("book.jsonl")
     assert same(run, unbroken(trainer_of, data=data))
+    assert run.total.padding_tokens == 4 * 3 + 1
 
 
 def test_a_begin_of_text_is_known_over_the_cut(trainer_of):
@@ -713,9 +714,9 @@ def test_rows_that_were_dropped_are_charged_once(trainer_of):
     whole = read_book("book.jsonl")
     assert whole.total.uncoded_tokens == 28 + 2 * (LENGTH + 1)
     with pytest.warns(PrequentialWarning, match="2 rows"):
-        fitted(trainer_of, monitor(), ckpt=checkpoint(7), data=Drops, max_epochs=2)
+        fitted(trainer_of, monitor(), ckpt=checkpoint(7), data=Drops, max_epochs=2, max_steps=9)
     run = read_book("book.jsonl")
-    assert (run.total.uncoded_tokens, run.total.replayed_tokens) == (whole.total.uncoded_tokens, 28 * LENGTH)
+    assert (run.total.uncoded_tokens, run.total.replayed_tokens) == (whole.total.uncoded_tokens, 2 * 4 * LENGTH)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
