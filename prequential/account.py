@@ -81,6 +81,11 @@ class Account:
         """Whether there is a book yet."""
         return self._ledger is not None
 
+    @property
+    def bundle(self) -> dict[str, Any]:
+        """What the header says of the training program; empty if it says nothing."""
+        return dict(self._header.get("bundle") or {})
+
     def settle(self, facts: Mapping[str, Any]) -> None:
         """Add what the first micro-batch showed to the header.
 

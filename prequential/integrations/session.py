@@ -159,6 +159,8 @@ class Session:
             ),
             state=state,
         )
+        if self.program.bundle is None:  # that of the part before a resume, if there was one
+            account.bundle_bytes = account.bundle.get("bundle_bytes")
         self.passes = passes(options.rescore, self.recorder, device)
         if state is not None and self.recorder.rescoring is not None:
             if state["rescoring"] is None:  # it had been given up
