@@ -145,7 +145,9 @@ def split(run: Run, floor: Floor, *, held_out_nats_per_token: float | None = Non
     elif floor == "in_sample":
         final = run.final_nats_per_token
         if final is None:
-            raise CurveError("expected two intervals or more for a final loss, got one: there is no floor in the sample")
+            raise CurveError(
+                "expected two intervals or more for a final loss, got one: there is no floor in the sample"
+            )
         height = final
     elif held_out_nats_per_token is not None:
         height = held_out_nats_per_token
