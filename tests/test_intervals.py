@@ -1,6 +1,7 @@
 """Columns of intervals: they hold what a list of intervals holds, and a book is read into the same by either way."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,15 @@ def test_they_are_a_list_of_intervals(parts, data):
     assert found.by_source() == sums
     with pytest.raises(IndexError):
         found[len(parts)]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 5])
+def test_every_slice_is_that_of_a_list(length):
+    """All starts, ends and steps around the edges."""
+    parts = [Interval(n, 0.0, Tally(nats=1.0 + n)) for n in range(length)]
+    found, places = Intervals(parts), [None, *range(-7, 8)]
+    for first, last, step in product(places, places, [None, -3, -2, -1, 1, 2, 3]):
+        assert found[first:last:step] == parts[first:last:step]
 
 
 @given(st.lists(INTERVAL, min_size=1, max_size=8), st.integers(0, 8))
