@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prequential.codelength import Tally, quantities
+from prequential.codelength import Tally
 from prequential.errors import warn
 from prequential.ledger import Ledger
-from prequential.live import Values, interval_values, source_values
+from prequential.live import Row, Terms, live_values, with_sources
 
 # Events after which sums are missing.
 _INCOMPLETE = {"missed", "not_understood"}
@@ -49,7 +49,7 @@ class Account:
         self._header, self._charges, self._remarks = dict(header), dict(charges), dict(remarks)
         self._ledger: Ledger | None = None
         self._said: set[str] = set()
-        self._before = Tally()
+        self._before, self._shown_terms = Tally(), self._terms
         self._began = time.monotonic()
 
     @property
@@ -71,12 +71,13 @@ class Account:
         """Add what the first micro-batch showed to the header."""
         self._header.update(facts)
 
-    def add(self, step: int, elapsed_s: float, tally: Tally, sources: Mapping[str, Tally]) -> None:
-        """Add the sums of one interval that ends with optimiser step ``step``."""
+    def add(
+        self, step: int, elapsed_s: float, tally: Tally, sources: Mapping[str, Tally], *, log_point: bool = False
+    ) -> None:
+        """Add the sums of one interval that ends with optimiser step ``step``; it may be the last before a log point."""
         self.total += tally
-        names = self.sources | dict(sources)
-        self.sources = {name: self.sources.get(name, Tally()) + sources.get(name, Tally()) for name in names}
-        self._opened().sums(step, tally, elapsed_s, sources)
+        self.sources = with_sources(self.sources, sources)
+        self._opened().sums(step, tally, elapsed_s, sources, log_point=log_point)
 
     def add_uncoded(self, tokens: int) -> None:
         """Charge tokens that nothing predicted by the uniform code, ln V nats each."""
@@ -96,25 +97,16 @@ class Account:
         if self._ledger is not None:
             self._ledger.sync()
 
-    def measured(self) -> Values:
-        """Quantities of the registry, over what was added."""
-        return quantities(
-            self.total,
-            bundle_bytes=self.bundle_bytes or 0,
-            bytes_known=self._bytes_known,
-            vocab_size=self.vocab_size,
-            choice_bits=math.fsum(self._charges.values()),
-        )
-
-    def live(self) -> dict[str, float | int]:
+    def live(self) -> Row:
         """Values for loggers: over all so far, since the last call, and by source; unknown ones are left out."""
-        values = {
-            **self.measured(),
-            **interval_values(self.total, self._before, bytes_known=self._bytes_known),
-            **source_values(self.sources, bytes_known=self._bytes_known),
-        }
-        self._before = self.total
-        return {name: value for name, value in values.items() if value is not None}
+        values = live_values(self.total, self._before, self.sources, self._terms)
+        self._before, self._shown_terms = self.total, self._terms
+        return values
+
+    @property
+    def shown(self) -> bool:
+        """Whether loggers were given all there is."""
+        return (self._before, self._shown_terms) == (self.total, self._terms)
 
     def end(self, status: str, failure: str | None, **facts: Any) -> None:
         """Write the end of the book and close it; never raises.
@@ -137,8 +129,13 @@ class Account:
             self._ledger.close()
 
     @property
-    def _bytes_known(self) -> bool:
-        return bool(self._header.get("bytes_known"))
+    def _terms(self) -> Terms:
+        return Terms(
+            bundle_bytes=self.bundle_bytes or 0,
+            bytes_known=bool(self._header.get("bytes_known")),
+            vocab_size=self.vocab_size,
+            choice_bits=math.fsum(self._charges.values()),
+        )
 
     def _opened(self) -> Ledger:
         if self._ledger is None:

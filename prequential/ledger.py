@@ -3,7 +3,8 @@
 One line each, told apart by ``kind``:
 
 - ``header``: first line; format number, bundle, tokenizer, versions, precision, seed.
-- ``sums``: what was added since the line before, up to and including ``step`` (fields of `Tally` that are not 0).
+- ``sums``: what was added since the line before, up to and including ``step`` (fields of `Tally` that are not 0), and
+  whether loggers were told of it there.
 - ``event``: something worth knowing, with a message (a NaN step, a changed bundle, a logger that failed).
 - ``charge``: bits of a choice made with sight of the data, by name; may follow the end line.
 - ``rewind``: training went back to ``step``; sums of later steps that stand above are void.
@@ -27,9 +28,10 @@ from prequential.errors import BookError
 from prequential.run import Interval, Run
 
 # Format numbers, newest first. A reader refuses a number it does not know.
+#   3  2026-11  which lines of sums were log points
 #   2  2026-11  padding apart from masked tokens; rows, in any order; sums by source; weights and modes in the header
 #   1  2026-11  first format
-BOOK_FORMAT = 2
+BOOK_FORMAT = 3
 BOOK_NAME = "book.jsonl"
 
 _TALLY_TYPES: dict[str, type] = {f.name: type(f.default) for f in fields(Tally)}
@@ -67,9 +69,27 @@ class Ledger:
         ledger._descriptor = os.open(ledger.path, os.O_WRONLY | os.O_APPEND)
         return ledger
 
-    def sums(self, step: int, tally: Tally, elapsed_s: float, sources: Mapping[str, Tally] | None = None) -> None:
-        """Append the sums since the line before, ending with optimiser step ``step``, and the same by source."""
+    def sums(
+        self,
+        step: int,
+        tally: Tally,
+        elapsed_s: float,
+        sources: Mapping[str, Tally] | None = None,
+        *,
+        log_point: bool = False,
+    ) -> None:
+        """Append the sums since the line before, ending with optimiser step ``step``, and the same by source.
+
+        Args:
+            step: The optimiser step.
+            tally: The sums.
+            elapsed_s: Seconds since the recording began.
+            sources: The same by source.
+            log_point: Whether loggers get values here.
+        """
         line = {"kind": "sums", "step": step, "elapsed_s": round(elapsed_s, 3), **_nonzero(tally)}
+        if log_point:
+            line["log_point"] = True
         if sources:
             line["sources"] = {name: _nonzero(part) for name, part in sources.items()}
         self._write(line)
@@ -172,6 +192,7 @@ class _Reader:
         self.end: dict[str, Any] | None = None
         self.warnings: list[str] = []
         self.charges: dict[str, float] = {}
+        self.late_charges: set[str] = set()
 
     def run(self) -> Run:
         first, *records = self._records() or [{}]
@@ -194,7 +215,17 @@ class _Reader:
         if self.torn:
             self.warnings.append("the last line is cut short and was left out: the run was killed while writing it")
         name = str(header.get("name") or self.source.parent.name)
-        run = Run(name, str(self.source), header, self.intervals, self.events, self.end, self.warnings, self.charges)
+        run = Run(
+            name,
+            str(self.source),
+            header,
+            self.intervals,
+            self.events,
+            self.end,
+            self.warnings,
+            self.charges,
+            frozenset(self.late_charges),
+        )
         self._check_totals(run)
         return run
 
@@ -231,7 +262,8 @@ class _Reader:
         del record["kind"]
         step, elapsed_s = _typed(record.pop("step"), int), _typed(record.pop("elapsed_s"), float)
         sources = {str(name): _tally_of(part) for name, part in record.pop("sources", {}).items()}
-        self.intervals.append(Interval(step, elapsed_s, _tally_of(record), sources))
+        log_point = record.pop("log_point", False) is True
+        self.intervals.append(Interval(step, elapsed_s, _tally_of(record), sources, log_point))
 
     def _event(self, record: dict[str, Any]) -> None:
         if not all(isinstance(record[key], str) for key in ("event", "message")):
@@ -243,6 +275,8 @@ class _Reader:
         if not isinstance(name, str) or not 0 <= bits < math.inf:
             raise TypeError("bits")
         self.charges[name] = bits
+        if self.intervals:
+            self.late_charges.add(name)
 
     def _rewind(self, record: dict[str, Any]) -> None:
         step = _typed(record["step"], int)

@@ -1,16 +1,78 @@
-"""The values that loggers show while a run trains."""
+"""The values that loggers show while a run trains, and the same values again from its book."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from prequential.codelength import Tally, quantities
+from prequential.run import Run
 
 SOURCES = "sources/"
 _SHOWN_SOURCES = 32  # a key each and more: loggers suffer from thousands, the book keeps them all
 _OF_A_SOURCE = ("data_bits", "bits_per_byte", "bits_per_token", "coded_tokens")
 
 Values = dict[str, float | int | None]
+Row = dict[str, float | int]
+
+
+class Terms(NamedTuple):
+    """What turns sums into quantities, beside the sums."""
+
+    bundle_bytes: int
+    bytes_known: bool
+    vocab_size: int | None
+    choice_bits: float
+
+
+def live_values(total: Tally, before: Tally, sources: Mapping[str, Tally], terms: Terms) -> Row:
+    """Values of one log point: over all so far, since the last one, and by source; unknown ones are left out.
+
+    Args:
+        total: Sums so far.
+        before: Sums at the last log point.
+        sources: Sums so far by source.
+        terms: What holds beside the sums.
+    """
+    values = {
+        **quantities(total, **terms._asdict()),
+        **interval_values(total, before, bytes_known=terms.bytes_known),
+        **source_values(sources, bytes_known=terms.bytes_known),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def with_sources(sources: Mapping[str, Tally], added: Mapping[str, Tally]) -> dict[str, Tally]:
+    """Add sums by source."""
+    return {name: sources.get(name, Tally()) + added.get(name, Tally()) for name in {**sources, **added}}
+
+
+def replayed(run: Run) -> Iterator[Row]:
+    """Give the values that loggers got while ``run`` was trained, to the last digit; a log without marks has a row for
+    each interval.
+
+    What the last log point did not show stands in a last row: a program that had grown, a charge made afterwards.
+    """
+    terms = Terms(
+        bundle_bytes=int((run.header.get("bundle") or {}).get("bundle_bytes", 0)),
+        bytes_known=run.bytes_known,
+        vocab_size=run.header.get("vocab_size"),
+        choice_bits=math.fsum(bits for name, bits in run.charges.items() if name not in run.late_charges),
+    )
+    final = terms._replace(
+        bundle_bytes=int(run.bundle.get("bundle_bytes", 0)), choice_bits=math.fsum(run.charges.values())
+    )
+    marked = any(interval.log_point for interval in run.intervals)
+    total = before = Tally()
+    sources: dict[str, Tally] = {}
+    for interval in run.intervals:
+        total, sources = total + interval.tally, with_sources(sources, interval.sources)
+        if interval.log_point or not marked:
+            yield live_values(total, before, sources, terms)
+            before = total
+    if total != before or final != terms:
+        yield live_values(total, before, sources, final)
 
 
 def interval_values(total: Tally, before: Tally, *, bytes_known: bool) -> Values:

@@ -29,12 +29,16 @@ _NO_CODE_LENGTH = frozenset({"not_causal", "scored_after_update", "uncovered", "
 
 
 class Interval(NamedTuple):
-    """One ``sums`` line: what was added up to and including ``step``, and the same by source if that was kept."""
+    """One ``sums`` line: what was added up to and including ``step``, and the same by source if that was kept.
+
+    At a ``log_point`` loggers got values.
+    """
 
     step: int
     elapsed_s: float
     tally: Tally
     sources: Mapping[str, Tally] = MappingProxyType({})
+    log_point: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Run:
         end: The end line, or None for a run that is still going or was killed.
         warnings: What the reader had to tolerate, one sentence each.
         charges: Bits of choices made with sight of the data, and of weights learnt before the run, by name.
+        late_charges: Names of those that came on the book after the first sums.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Run:
     end: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     charges: dict[str, float] = field(default_factory=dict)
+    late_charges: frozenset[str] = frozenset()
 
     @cached_property
     def total(self) -> Tally:

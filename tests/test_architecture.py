@@ -37,7 +37,7 @@ ROOMS = {
     "weights": {"errors", "torch"},
     "modes": {"torch"},
     "audit": {"errors"},
-    "live": {"codelength"},
+    "live": {"codelength", "run"},
     "rehearsal": {"errors", "numpy", "torch"},
     "rescore": {"codelength", "errors", "meter", "torch"},
     "account": {"errors", "codelength", "ledger", "live"},
