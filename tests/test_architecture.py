@@ -65,6 +65,7 @@ ROOMS = {
         "account",
         "audit",
         "capture",
+        "live",
         "meter",
         "causality",
         "modes",

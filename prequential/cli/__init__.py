@@ -4,7 +4,7 @@ Exit code 0; 1 with one line on stderr for input that cannot be used; 2 for a wr
 needs when it runs, so that ``prequential --help`` answers at once.
 
 - `viewing`: commands that look at runs; `records`: that write books; `programs`: about training programs; `sizes`:
-  about data alone.
+  about data alone; `syncing`: that send to W&B.
 - `printing`: what they all print with.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from prequential.cli import programs, records, sizes, viewing
+from prequential.cli import programs, records, sizes, syncing, viewing
 from prequential.errors import PrequentialError
 
 _COMMANDS = (
@@ -27,6 +27,7 @@ _COMMANDS = (
     programs.bundle,
     programs.audit,
     sizes.baselines,
+    syncing.sync,
 )
 
 
