@@ -65,7 +65,8 @@ def _record(sent: Sync) -> dict[str, Any]:
 
 def _sentence(sent: Sync) -> str:
     if sent.folder is not None:
-        return f"{sent.rows:,} rows are in the offline run {sent.folder}: wandb sync {sent.folder} sends them"
+        was = "was written before, to" if not sent.sent else f"of {sent.rows:,} rows is in"
+        return f"the offline run {was} {sent.folder}: wandb sync {sent.folder} sends it"
     if not sent.sent and not sent.attached:
         return f"W&B has all of it: {sent.rows:,} rows and the book are in {sent.target}"
     attached = "book and bundle" if sent.attached else "the book was there"

@@ -284,9 +284,11 @@ class CompressionMonitor(pl.Callback):
             self.recorder.note("logger_failed", message)
 
     def _summarize(self, run: Run, files: list[Path]) -> None:
+        lines = run.summary()
         if self._audience is not None:
             self._audience.end(run, files)
-        for line in run.summary():
+            lines += self._audience.farewell(run)
+        for line in lines:
             rank_zero_info(f"prequential: {line}")
 
 

@@ -5,9 +5,10 @@ What a W&B run has already is asked first, and only what it lacks is sent, so th
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import json
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -85,7 +86,9 @@ def target_of(run: Run, where: str | None = None, project: str | None = None) ->
 
 
 def sync(run: Run, target: Target, *, timeout_s: float, progress: Progress = iter) -> Sync:
-    """Send to W&B what it lacks of a book; with ``WANDB_MODE=offline``, write all of it as an offline run.
+    """Send to W&B what it lacks of a book; with ``WANDB_MODE=offline``, write all of it as an offline run, once.
+
+    `wandb sync` appends whatever an offline run holds: there is only one of a book in a folder of W&B's.
 
     Args:
         run: The run, read from its book.
@@ -104,7 +107,9 @@ def sync(run: Run, target: Target, *, timeout_s: float, progress: Progress = ite
     files = [path for path in (Path(run.path), Path(run.path).with_name(BUNDLE_NAME)) if path.is_file()]
     mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
     if mode == "offline":
-        return Sync(target, len(rows), len(rows), True, _written(run, target, rows, files, progress))
+        there = sorted(Path(wandb.setup().settings.wandb_dir).glob(f"offline-run-*-{glob.escape(target.id)}"))
+        folder = there[0] if there else _written(run, target, rows, files, progress)
+        return Sync(target, len(rows), 0 if there else len(rows), not there, folder)
     if mode != "online":
         raise SyncError(f"expected WANDB_MODE online or offline, got {mode}: unset it")
     target = target._replace(entity=target.entity or _asked(target, own_entity))
@@ -148,6 +153,7 @@ def _send(
 
 
 def _written(run: Run, target: Target, rows: list[Row], files: list[Path], progress: Progress) -> Path:
+    """Write all rows as an offline run, and tell its folder."""
     sending = _begun(run, target, {"mode": "offline"}, {}, new=True)
     folder = Path(sending.dir).parent
     _replay(run, sending, rows, files, progress)
@@ -195,8 +201,6 @@ def _check(target: Target, rows: list[Row], book: Path) -> None:
 
 def _configuration(run: Run) -> dict[str, Any]:
     """The configuration that the bundle holds, with the options of module and data at the top, as loggers show them."""
-    import json
-
     path = Path(run.path).with_name(BUNDLE_NAME)
     try:
         found = json.loads(Bundle.read(path).files.get("config.json", b"{}"))
