@@ -60,6 +60,8 @@ class Audience:
 
     def farewell(self, run: Run) -> list[str]:
         """Say what has become of the W&B runs: nothing is known to have arrived before the program ends."""
+        if self._silenced:
+            return []  # a warning said more
         return [_farewell(wandb_run, run) for wandb_run in self._wandb_runs]
 
     def _tell_wandb(self, call: Callable[..., Any], *args: Any) -> None:
@@ -73,7 +75,7 @@ class Audience:
             call(*args)
         except Exception as error:
             self._silenced.add(id(follower))
-            name = getattr(follower, "__name__", type(follower).__name__)
+            name = "W&B" if follower in self._wandb_runs else getattr(follower, "__name__", type(follower).__name__)
             message = f"{name} failed and gets no more values: {type(error).__name__}: {error}"
             warn(message)
             if self._failed is not None:
@@ -103,7 +105,10 @@ def _in_time(wandb_run: Any, call: Callable[..., Any], *args: Any) -> None:
 
 def _farewell(wandb_run: Any, run: Run) -> str:
     if getattr(wandb_run, "offline", False):
-        return f"W&B run {wandb_run.id} is offline: wandb sync {Path(wandb_run.dir).parent} sends it"
+        return (
+            f"W&B run {wandb_run.id} is offline: wandb sync {Path(wandb_run.dir).parent} sends it; "
+            f"prequential sync {run.path} sends what it lacks then"
+        )
     bound_s = getattr(getattr(wandb_run, "settings", None), "finish_timeout", 0)
     bound = f"for {bound_s:g} s at most" if bound_s else "without a bound (WANDB_FINISH_TIMEOUT=600 sets one)"
     return (
