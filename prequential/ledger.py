@@ -34,6 +34,16 @@ from prequential.run import Interval, Run
 BOOK_FORMAT = 3
 BOOK_NAME = "book.jsonl"
 
+# What the audits on the end line must hold where there are any.
+_AUDITS: dict[str, set[str]] = {
+    "repeats": {"share"},
+    "coverage": {"share", "once", "repeated"},
+    "row_sampling": {"tokens", "standard_error"},
+    "row_split": {"nats"},
+    "rescored": {"nats", "standard_error", "batches", "share"},
+}
+_COUNTS_BELOW = 2**64  # fingerprints are the largest numbers of a book
+
 _TALLY_TYPES: dict[str, type] = {f.name: type(f.default) for f in fields(Tally)}
 
 
@@ -286,9 +296,11 @@ class _Reader:
 
     def _end(self, record: dict[str, Any]) -> None:
         record["status"], record["totals"] = str(record["status"]), dict(record["totals"])
-        for audit in {"repeats", "coverage", "row_sampling", "row_split", "rescored"} & set(record):
-            facts = dict(record[audit]).items()
-            record[audit] = {key: None if value is None else _typed(value, float) for key, value in facts}
+        for audit in _AUDITS.keys() & record.keys():
+            facts = dict(record[audit])
+            record[audit] = {key: None if value is None else _typed(value, float) for key, value in facts.items()}
+            for name in _AUDITS[audit]:
+                _typed(facts[name], float)
         self.end = record
 
     def _check_totals(self, run: Run) -> None:
@@ -320,8 +332,8 @@ def _tally_of(record: dict[str, Any]) -> Tally:
 
 
 def _typed(value: Any, kind: type) -> Any:
-    """Return the value if it is a float (or an int in its place), or a count that is not negative."""
-    if type(value) is int and (kind is float or value >= 0):
+    """Return the value if it is a float (or an int in its place), or a count that is not negative; none is too large."""
+    if type(value) is int and abs(value) < _COUNTS_BELOW and (kind is float or value >= 0):
         return value
     if type(value) is float and kind is float:
         return value
