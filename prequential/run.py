@@ -177,7 +177,8 @@ class Run:
             total += f", {values['bits_per_byte']:.4f} bits/byte"
         elif values["uniform_ratio"] is not None:
             total += f": {_down(values['uniform_ratio'])}x against the uniform code"
-            total += f", {values['bits_per_token']:.4f} bits/token"
+            if values["bits_per_token"] is not None:
+                total += f", {values['bits_per_token']:.4f} bits/token"
         lines = [total]
         if self.rescored is not None:
             data, error = (nats_to_bits(self.rescored[name]) / 8 for name in ("nats", "standard_error"))

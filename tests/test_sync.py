@@ -1,4 +1,4 @@
-"""`prequential sync`: a book in W&B as its live run would have left it, by the real client and a server on the loopback."""
+"""`prequential sync`: a book in W&B as its live run would have left it; the real client, a server on the loopback."""
 
 import json
 import os
@@ -265,7 +265,11 @@ def test_a_replay_ends_as_the_training_did(trainer_of, monkeypatch, grows, epoch
         monkeypatch.setattr("prequential.integrations.program.Program.look_again", look_again)
     heard = Heard()
     monitor = CompressionMonitor(ledger="run", bundle=Bundle(files={"a.py": b"1"}), every_n_steps=3)
-    trainer_of(monitor, logger=heard, max_epochs=epochs).fit(Toy(), DataLoader(loader(count=30).dataset, batch_size=4, drop_last=True))
+    trainer_of(monitor, logger=heard, max_epochs=epochs).fit(
+        Toy(), DataLoader(loader(count=30).dataset, batch_size=4, drop_last=True)
+    )
     run = read_book(monitor.book)
     assert heard.rows == [{f"prequential/{name}": value for name, value in row.items()} for row in replayed(run)]
-    assert run.measured().items() >= {k.split("/")[1]: v for k, v in heard.rows[-1].items() if "interval" not in k}.items()
+    assert (
+        run.measured().items() >= {k.split("/")[1]: v for k, v in heard.rows[-1].items() if "interval" not in k}.items()
+    )

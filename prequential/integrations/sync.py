@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from prequential.bundle import Bundle
+from prequential.codelength import REGISTRY
 from prequential.errors import BundleError, SyncError
 from prequential.integrations import wandb as door
 from prequential.integrations.program import BUNDLE_NAME
@@ -81,7 +82,8 @@ def target_of(run: Run, where: str | None = None, project: str | None = None) ->
     trained = run.header.get("wandb") if project is None else None
     if isinstance(trained, Mapping) and all(isinstance(trained.get(name), str) for name in ("id", "project")):
         entity = trained.get("entity")
-        return Target(None if entity in (None, "", "None") else str(entity), trained["project"], trained["id"])
+        known = isinstance(entity, str) and entity not in ("", "None")  # an offline run knows none
+        return Target(entity if known else None, trained["project"], trained["id"])
     return Target(None, project or os.environ.get("WANDB_PROJECT") or _DEFAULT_PROJECT, _id_of(Path(run.path)))
 
 
@@ -168,15 +170,13 @@ def _begun(run: Run, target: Target, options: Mapping[str, Any], limits: Mapping
     wanted = {**limits, "console": "off", "silent": True, "disable_git": True, "disable_code": True}
     wanted |= dict.fromkeys(("x_disable_stats", "x_disable_machine_info"), True)
     settings = wandb.Settings(**{name: value for name, value in wanted.items() if name in wandb.Settings.model_fields})
-    described = {"name": run.name, "config": _configuration(run)} if new else {}
-    return wandb.init(
-        entity=target.entity, project=target.project, id=target.id, settings=settings, **described, **options
-    )
+    described: dict[str, Any] = {"name": run.name, "config": _configuration(run)} if new else {}
+    return wandb.init(**target._asdict(), settings=settings, **described, **options)
 
 
 def _replay(run: Run, sending: Any, rows: list[Row], files: list[Path], progress: Progress) -> None:
     door.declare_metrics(sending)
-    door.declare(sending, sorted({name for row in replayed(run) for name in row} - set(door.REGISTRY)))
+    door.declare(sending, sorted({name for row in replayed(run) for name in row} - set(REGISTRY)))
     for row in progress(rows):
         sending.log(door.prefixed(row))
     facts = door.headline(run)
@@ -230,4 +230,6 @@ def _asked(target: Target, ask: Callable[[], T]) -> T:
         raise
     except Exception as error:  # the client has no common base for what can go wrong
         told = " ".join(str(error).split()) or type(error).__name__
-        raise SyncError(f"expected to reach {target} on W&B, got {told:.200}: the book has it all, try again") from error
+        raise SyncError(
+            f"expected to reach {target} on W&B, got {told:.200}: the book has it all, try again"
+        ) from error

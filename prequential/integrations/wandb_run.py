@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prequential.integrations.wandb import PREFIX
-from prequential.live import Row
 
 Key = tuple[str, ...]
 
