@@ -74,7 +74,7 @@ class Account:
     def add(
         self, step: int, elapsed_s: float, tally: Tally, sources: Mapping[str, Tally], *, log_point: bool = False
     ) -> None:
-        """Add the sums of one interval that ends with optimiser step ``step``; it may be the last before a log point."""
+        """Add the sums of one interval that ends with optimiser step ``step``, and perhaps at a log point."""
         self.total += tally
         self.sources = with_sources(self.sources, sources)
         self._opened().sums(step, tally, elapsed_s, sources, log_point=log_point)

@@ -332,7 +332,7 @@ def _tally_of(record: dict[str, Any]) -> Tally:
 
 
 def _typed(value: Any, kind: type) -> Any:
-    """Return the value if it is a float (or an int in its place), or a count that is not negative; none is too large."""
+    """Return the value if it is a float (or an int in its place), or a count that is not negative, none too large."""
     if type(value) is int and abs(value) < _COUNTS_BELOW and (kind is float or value >= 0):
         return value
     if type(value) is float and kind is float:

@@ -49,10 +49,10 @@ def with_sources(sources: Mapping[str, Tally], added: Mapping[str, Tally]) -> di
 
 
 def replayed(run: Run) -> Iterator[Row]:
-    """Give the values that loggers got while ``run`` was trained, to the last digit; a log without marks has a row for
-    each interval.
+    """Give the values that loggers got while ``run`` was trained, to the last digit.
 
-    What the last log point did not show stands in a last row: a program that had grown, a charge made afterwards.
+    What the last log point did not show stands in a last row: a program that had grown, a later charge. A book
+    without marks, such as an imported one, has a row for each interval.
     """
     terms = Terms(
         bundle_bytes=int((run.header.get("bundle") or {}).get("bundle_bytes", 0)),

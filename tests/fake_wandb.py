@@ -6,10 +6,10 @@
         assert server.run().history[0]["loss"] == 1.0
 
 It speaks what the client asks for: GraphQL, the file stream, uploads and downloads by signed URL. It is told to fail:
-``server.fail("500")`` and every other status, ``"timeout"`` (it takes a request and never answers), ``"reset"`` (it takes
-one and cuts the connection), ``"vanish"`` (nobody listens any more); ``server.fail(None)`` makes it well again.
-``server.fault = lambda method, path, operation: 500`` picks requests (None lets one pass), ``server.delay = seconds`` slows
-all. Standard library only.
+``server.fail("500")`` and every other status, ``"timeout"`` (it takes a request and never answers), ``"reset"`` (it
+takes one and cuts the connection), ``"vanish"`` (nobody listens any more); ``server.fail(None)`` makes it well again.
+``server.fault = lambda method, path, operation: 500`` picks requests (None lets one pass), ``server.delay = seconds``
+slows all. Standard library only.
 """
 
 from __future__ import annotations

@@ -155,11 +155,12 @@ def harmless(call, *arguments):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return call(*arguments)
-    except PrequentialError as error:
-        assert "\n" not in str(error), error
+    except PrequentialError as refusal:
+        told = str(refusal)
     finally:
         _watched["on"] = False
         assert not _watched["seen"], _watched["seen"]
+    assert "\n" not in told, told
     return None
 
 

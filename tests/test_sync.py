@@ -194,6 +194,14 @@ def test_rows_of_another_run_are_not_mixed_in(server):
     assert len(rows(server.run())) == 2
 
 
+@pytest.mark.parametrize(
+    "named", [{"id": "../x", "project": "p"}, {"id": 1, "project": "p"}, {"id": "x"}, {"id": "x" * 999}]
+)
+def test_a_book_that_names_no_possible_run_is_refused(named):
+    where = book("run/book.jsonl", tallies([3.0]), wandb=named)
+    assert "expected entity/project/id" in refused(where)
+
+
 def test_a_run_that_still_trains_is_left_alone(server):
     where = book("run/book.jsonl", tallies([3.0, 2.0]), status=None)
     sync(where)
@@ -225,7 +233,9 @@ def test_what_the_client_calls_synced_is_held_against_the_server(server, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["run", "--run", "toys/live"], 1, "expected entity/project/id"),
+        (["run", "--run", "live"], 1, "expected entity/project/id"),
+        (["run", "--run", "toys//live"], 1, "expected entity/project/id"),
+        (["run", "--project", "a/b"], 1, "expected entity/project/id"),
         (["run", "--run", "a/b/c", "--project", "p"], 2, "expected --run or --project"),
         (["nothing"], 1, "cannot read nothing"),
     ],

@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +29,7 @@ Progress = Callable[[list[Row]], Iterable[Row]]
 T = TypeVar("T")
 
 _DEFAULT_PROJECT = "prequential"
+_NAME = re.compile(r"[^/\\#?%:\x00-\x1f]{1,128}")  # what W&B allows
 _INIT_S = 60.0
 _SEEN_S = 30.0  # for the server to show what it took
 
@@ -75,16 +77,20 @@ def target_of(run: Run, where: str | None = None, project: str | None = None) ->
         SyncError: ``where`` is of another form.
     """
     if where is not None:
-        parts = where.removeprefix("wandb:").strip("/").split("/")
-        if len(parts) != 3 or not all(parts):
-            raise SyncError(f"expected entity/project/id, got {where!r}: copy the run path from its W&B page")
-        return Target(*parts)
-    trained = run.header.get("wandb") if project is None else None
-    if isinstance(trained, Mapping) and all(isinstance(trained.get(name), str) for name in ("id", "project")):
+        return _target(where.removeprefix("wandb:").strip("/").split("/"))
+    trained = run.header.get("wandb")
+    if project is None and trained:
         entity = trained.get("entity")
-        known = isinstance(entity, str) and entity not in ("", "None")  # an offline run knows none
-        return Target(entity if known else None, trained["project"], trained["id"])
-    return Target(None, project or os.environ.get("WANDB_PROJECT") or _DEFAULT_PROJECT, _id_of(Path(run.path)))
+        known = entity not in (None, "", "None")  # an offline run knows none
+        return _target([*([entity] if known else []), trained.get("project"), trained.get("id")])
+    return _target([project or os.environ.get("WANDB_PROJECT") or _DEFAULT_PROJECT, _id_of(Path(run.path))])
+
+
+def _target(parts: list[Any]) -> Target:
+    if len(parts) not in (2, 3) or not all(isinstance(part, str) and _NAME.fullmatch(part) for part in parts):
+        raise SyncError(f"expected entity/project/id, got {parts!r:.80}: copy the run path from its W&B page")
+    *entity, project, name = parts
+    return Target(entity[0] if entity else None, project, name)
 
 
 def sync(run: Run, target: Target, *, timeout_s: float, progress: Progress = iter) -> Sync:
