@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ def sync(run: str, where: str | None, project: str | None, timeout_s: float, as_
     """
     if where is not None and project is not None:
         raise click.UsageError("expected --run or --project, got both: give one of them")
+    os.environ.setdefault("WANDB_SILENT", "true")  # what its client says of success is not checked
     from prequential.integrations.sync import sync as send
     from prequential.integrations.sync import target_of
     from prequential.sources.book import find_book, run_from_book
