@@ -51,7 +51,15 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not a number that a book may hold")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # 1e999 is JSON
+        _refuse_constant(text[:40])
+    return value
+
+
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_HEADER_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)  # too slow for all lines
 
 
 class Ledger:
@@ -266,7 +274,11 @@ class _Reader:
                 f"expected book format 1 to {BOOK_FORMAT}, got format {record['book']!r} in {self.source}: "
                 "read it with the version of prequential that wrote it, or a newer one"
             )
-        return {key: value for key, value in record.items() if key not in ("kind", "book")}
+        try:
+            facts = _HEADER_DECODER.decode(self.lines[0].decode())
+        except ValueError as error:
+            raise self._damaged(1, str(error)) from error
+        return {key: value for key, value in facts.items() if key not in ("kind", "book")}
 
     def _sums(self, record: dict[str, Any]) -> None:
         del record["kind"]
@@ -335,6 +347,6 @@ def _typed(value: Any, kind: type) -> Any:
     """Return the value if it is a float (or an int in its place), or a count that is not negative, none too large."""
     if type(value) is int and abs(value) < _COUNTS_BELOW and (kind is float or value >= 0):
         return value
-    if type(value) is float and kind is float:
+    if type(value) is float and kind is float and math.isfinite(value):
         return value
     raise TypeError(repr(value)[:40])

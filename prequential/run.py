@@ -174,7 +174,8 @@ class Run:
         total = f"{math.ceil(values['compressed_bytes']):,} compressed bytes ({' + '.join(parts)})"
         if values["compression_ratio"] is not None:
             total += f" for {values['raw_bytes']:,} raw bytes: {_down(values['compression_ratio'])}x"
-            total += f", {values['bits_per_byte']:.4f} bits/byte"
+            if values["bits_per_byte"] is not None:
+                total += f", {values['bits_per_byte']:.4f} bits/byte"
         elif values["uniform_ratio"] is not None:
             total += f": {_down(values['uniform_ratio'])}x against the uniform code"
             if values["bits_per_token"] is not None:

@@ -86,7 +86,9 @@ def broken_bytes(draw, valid):
             found = list(re.finditer(rb"\d+", data))
             if found:
                 place = draw(st.sampled_from(found))
-                data[place.start() : place.end()] = draw(st.sampled_from([b"0", b"-1", b"9" * 400, b"1e400", b"1.5"]))
+                data[place.start() : place.end()] = draw(
+                    st.sampled_from([b"0", b"-1", b"9" * 400, b"1e400", b"1.5", b"18446744073709551616"])
+                )
         else:
             del data[:at]
     return bytes(data)
@@ -271,6 +273,9 @@ FOUND = {
     "nats as a whole number beyond all": (1, {"nats": 10**400}),
     "an audit without its result": (-1, {"coverage": {"once": 1, "repeated": 2}}),
     "an audit whose result is nothing": (-1, {"coverage": {"share": 0.5, "once": None, "repeated": 2}}),
+    "a fact past the largest float": (0, {"rescore": "1e999"}),
+    "nats past the largest float": (1, {"nats": "1e999"}),
+    "an estimate past the largest float": (-1, {"rescored": {"nats": "1e999"}}),
     "an estimate beyond all numbers": (-1, {"rescored": {"nats": 10**400}}),
 }
 
@@ -280,14 +285,18 @@ def test_what_was_found_in_books_is_one_line(lines, what):
     place, facts = FOUND[what]
     broken = copy.deepcopy(lines)
     broken[place].update(facts)
-    path = written("fuzz/book.jsonl", "".join(json.dumps(line) + "\n" for line in broken).encode())
-    assert command("show", path).exit_code == 1
+    text = "".join(json.dumps(line) + "\n" for line in broken).replace('"1e999"', "1e999")
+    path = written("fuzz/book.jsonl", text.encode())
+    assert command("show", "--json", path).exit_code == 1
 
 
-def test_a_run_of_nothing_but_uncoded_tokens_has_a_summary():
-    """It has no bits a token, and a ratio all the same."""
-    path = book("run/book.jsonl", [Tally(uncoded_tokens=5, uncoded_nats=5.0)], bytes_known=False)
-    assert "against the uniform code" in read_book(path).summary()[0]
+@pytest.mark.parametrize(
+    ("bytes_known", "said"), [(False, "x against the uniform code"), (True, "for 0 raw bytes: 0.0000x")]
+)
+def test_a_run_of_nothing_but_uncoded_tokens_has_a_summary(bytes_known, said):
+    """It has no bits a token or a byte, and a ratio all the same."""
+    path = book("run/book.jsonl", [Tally(uncoded_tokens=5, uncoded_nats=5.0)], bytes_known=bytes_known)
+    assert read_book(path).summary()[0].endswith(said)
 
 
 # -- logs ----------------------------------------------------------------------------------------------------------
