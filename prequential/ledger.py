@@ -347,6 +347,8 @@ def _typed(value: Any, kind: type) -> Any:
     """Return the value if it is a float (or an int in its place), or a count that is not negative, none too large."""
     if type(value) is int and abs(value) < _COUNTS_BELOW and (kind is float or value >= 0):
         return value
-    if type(value) is float and kind is float and math.isfinite(value):
-        return value
+    if type(value) is float and kind is float:
+        if math.isfinite(value):
+            return value
+        raise TypeError(f"number: {value} is beyond floating point")
     raise TypeError(repr(value)[:40])
