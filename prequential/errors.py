@@ -22,6 +22,10 @@ class BundleError(PrequentialError):
     """The training program cannot be found, packed or unpacked."""
 
 
+class CoderError(PrequentialError):
+    """A bitstream cannot be written, read or decoded: not one, damaged, cut off, or not of this training."""
+
+
 class ComparisonError(PrequentialError):
     """Runs cannot be compared: other data, other amounts of data, other rules."""
 

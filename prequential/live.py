@@ -54,24 +54,29 @@ def replayed(run: Run) -> Iterator[Row]:
     What the last log point did not show stands in a last row: a program that had grown, a later charge. A book
     without marks, such as an imported one, has a row for each interval.
     """
-    terms = Terms(
+    start = Terms(
         bundle_bytes=int((run.header.get("bundle") or {}).get("bundle_bytes", 0)),
         bytes_known=run.bytes_known,
         vocab_size=run.header.get("vocab_size"),
-        choice_bits=math.fsum(bits for name, bits in run.charges.items() if name not in run.late_charges),
+        choice_bits=0.0,
     )
-    final = terms._replace(
+    final = start._replace(
         bundle_bytes=int(run.bundle.get("bundle_bytes", 0)), choice_bits=math.fsum(run.charges.values())
     )
     marked = any(interval.log_point for interval in run.intervals)
     total = before = Tally()
     sources: dict[str, Tally] = {}
-    for interval in run.intervals:
+    shown: Terms | None = None
+    for number, interval in enumerate(run.intervals):
         total, sources = total + interval.tally, with_sources(sources, interval.sources)
-        if interval.log_point or not marked:
-            yield live_values(total, before, sources, terms)
+        if interval.carried:
             before = total
-    if total != before or final != terms:
+        elif interval.log_point or not marked:
+            charged = (bits for name, bits in run.charges.items() if run.charged_at.get(name, 0) <= number)
+            shown = start._replace(choice_bits=math.fsum(charged))
+            yield live_values(total, before, sources, shown)
+            before = total
+    if total != before or shown not in (None, final):
         yield live_values(total, before, sources, final)
 
 

@@ -245,6 +245,17 @@ class Meter:
         else:
             self._counts[_NOT_UNDERSTOOD].add_(flag)
 
+    @property
+    def position(self) -> Tensor:
+        """Where the next target stands in the fingerprint, on the host: for a checkpoint; waits for the device."""
+        self._go_on()
+        return self._scale.cpu()
+
+    @position.setter
+    def position(self, position: Tensor) -> None:
+        self._origin = None
+        self._scale.copy_(position)
+
     def take(self) -> Sums:
         """Hand over the sums so far, still on the device, and start again from zero."""
         sums = self.peek()

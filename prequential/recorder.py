@@ -11,7 +11,7 @@ that no method raises: a failure of the instrument warns, marks the book incompl
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar, cast
@@ -19,17 +19,20 @@ from typing import Any, NamedTuple, TypeVar, cast
 from torch import Tensor
 
 from prequential.account import Account
-from prequential.capture import LossTap
+from prequential.capture import LossTap, declared
 from prequential.codelength import Tally
 from prequential.columns.replay import RowPlan
 from prequential.columns.watch import BatchWatch, Columns, Seen, facts_of
-from prequential.errors import MeasureError, warn
+from prequential.errors import Harmless, MeasureError, warn
 from prequential.meter import Meter, Reading, Sums, on_device, read_sums
 from prequential.remarks import (
+    NO_ROWS,
     SCORED_AFTER_UPDATE,
+    fed_again,
     not_likelihood,
     remarks_on,
     returned_loss,
+    stopped_before,
     uncovered,
 )
 from prequential.rescore import DifferenceEstimator
@@ -39,10 +42,9 @@ from prequential.tokenbytes import TokenBytes
 # Intervals of the book grow to this share of what has been seen.
 _INTERVAL_SHARE = 0.01
 
-_NO_ROWS = (
-    "the first batch does not show its rows: no tensor of it holds the targets, so that neither sources nor positions "
-    "of rows can be followed"
-)
+
+# Of what `Recorder.state` returns; a reader ignores a number that it does not know.
+STATE_FORMAT = 1
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
 
@@ -90,6 +92,10 @@ class Recorder:
         every_n_steps: Optimiser steps between log points; the first come at steps 1, 2, 4, 8, ...
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
         plan: What is to be found out about rows.
+        state: What `state` returned at the checkpoint from which the run is resumed; None for a new run.
+
+    Raises:
+        MeasureError: The options are not those of the run that is resumed.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class Recorder:
         every_n_steps: int,
         publish: Callable[[dict[str, float | int], int], None],
         plan: RowPlan | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self.measure, self.every_n_steps, self.publish = measure, every_n_steps, publish
         self.account = account
@@ -112,6 +119,8 @@ class Recorder:
         self.steps = 0
         self._token_bytes, self._device = token_bytes, device
         self._plan = plan or RowPlan()
+        self._before, self._fed_again = state, 0
+        self._rows_of_batch: int | None = None
         self._meter = self._new_meter()
         self._watch: BatchWatch | None = None
         self._tap: LossTap | None = LossTap(self._meter, hold=True) if measure in ("auto", "capture") else None
@@ -119,6 +128,8 @@ class Recorder:
         self._steps_in_interval = 0
         self._batches_in_interval = 0
         self._check: tuple[Tensor, Sums] | None = None
+        if state is not None:
+            self._resume(state)
 
     # -- during training ----------------------------------------------------------------------------------------
 
@@ -135,6 +146,8 @@ class Recorder:
         """
         if self.route is None:
             self._settle(module, batch, outputs)
+            if self.route is None:
+                return
         elif self.route.declares:
             self.route.add_declared(self._meter, module, batch, outputs)
         pieces, self._meter.pieces = self._meter.pieces or [], []
@@ -148,6 +161,10 @@ class Recorder:
         if self._batches_in_interval == 0 and loss is not None:
             self._check = (loss, self._meter.peek())
         self._batches_in_interval += 1
+        if self._fed_again:
+            if self._fed_again == 1:
+                self._log_point()
+            self._fed_again -= 1
 
     def so_far(self) -> Sums:
         """Sums of the open interval, on the device."""
@@ -182,6 +199,46 @@ class Recorder:
     def epoch_done(self) -> None:
         """Reach a log point, so that no interval spans two epochs: the later ones are replay."""
         self._log_point()
+        self._fed_again = 0
+        if self._watch is not None and self._watch.rows is not None:
+            self._watch.rows.end_pass()
+
+    @_shielded
+    def feed_again(self, batches: int) -> None:
+        """Say that the loader started over in the middle of an epoch, before the first micro-batch of a resumed run.
+
+        Rows that come again are replay. Where rows cannot be told apart, as many micro-batches are.
+
+        Args:
+            batches: Micro-batches of this epoch before the resume.
+        """
+        self._fed_again = batches
+        self._meter.by_target = True  # for this one; from then on `Rows` knows
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run must know, as plain values and tensors, for a checkpoint; waits for the device.
+
+        Reaches a log point, so that nothing waits. Empty as long as there is no book, and where the state cannot be
+        had; never raises.
+        """
+        with Harmless("the checkpoint does not hold the state of the monitor"):
+            self._finish_log_point()
+            account = self.account.state()
+            if account is None or self._watch is None:
+                return dict(self._before or {})
+            return {
+                "format": STATE_FORMAT,
+                "steps": self.steps,
+                "account": account,
+                "position": self._meter.position,
+                "tap": self._tap.state() if self._tap is not None else None,
+                "watch": self._watch.state(),
+                "rows_of_batch": self._rows_of_batch,
+                "rescoring": self.rescoring.state() if self.rescoring is not None else None,
+                "fed_again": self._fed_again,
+                "failure": self.failure,
+            }
+        return {}
 
     @_shielded
     def dropped(self, rows: int) -> None:
@@ -221,7 +278,8 @@ class Recorder:
             facts: More for the end line (a bundle that grew).
         """
         self._show_rest()
-        if not self.account.is_open:
+        if not self.account.is_open and (self._before is None or status != "completed"):
+            self.account.release()
             return
         message = self._watch.verdict(self.account.total) if self._watch is not None else None
         if message is not None:
@@ -234,23 +292,48 @@ class Recorder:
         table = None if self._token_bytes is None else self._token_bytes.table.tolist()
         meter = Meter(device=self._device, token_bytes=table)
         meter.pieces = []
-        meter.by_target = self._plan.by_target
+        meter.by_target = self._plan.by_target or self._fed_again > 0
+        if self._before is not None:
+            meter.position = self._before["position"]
         return meter
+
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        self.steps, self._fed_again = int(state["steps"]), int(state["fed_again"])
+        if state["tap"] is None:  # the script states its sums itself
+            self._tap = None
+        elif self._tap is not None:
+            self._tap.known = state["tap"]
+        self.account.resume(state["account"])
+        if state["failure"] is not None:
+            self.account.open_with("missed", stopped_before(state["failure"]))
+        self._watch = BatchWatch.resumed(
+            state["watch"],
+            vocab_size=self.account.vocab_size,
+            table=self._token_bytes.table if self._token_bytes is not None else None,
+            meter=self._meter,
+            plan=self._plan,
+        )
 
     def _settle(self, module: Any, batch: Any, outputs: Any) -> None:
         reduced_by = "calls" if self._tap is None else self._tap.settle(batch, returned_loss(outputs))
         reading = read_sums([self._meter.peek()])[0]
+        if self._tap is not None and self._shows_nothing(reading, outputs):
+            self._tap.hold()
+            step, elapsed_s, self._meter.pieces = self.account.step, self.account.elapsed_s, []
+            self._waiting.append(_Waiting(step, elapsed_s, False, self._meter.take(), 0, None, None, [], None))
+            return
         calls = self._tap.calls if self._tap is not None else []
         route = settle_route(
             self.measure, reading, calls, module, batch, outputs, self._token_bytes, reduced_by=reduced_by
         )
         if route.declares:  # what the tap may have seen as well is not counted twice
-            self._tap, self._meter = None, self._new_meter()
+            if self._tap is not None:
+                self._tap, self._meter = None, self._new_meter()
             route.add_declared(self._meter, module, batch, outputs)
         if self._tap is not None:
             self._tap.calls = []
             self._meter.keeps_calls = self._tap.order_known
-        self._watch = BatchWatch(
+        self._watch = self._watch or BatchWatch(
             batch,
             reading.tally.positions,
             self._meter.pieces or [],
@@ -262,15 +345,36 @@ class Recorder:
         )
         if self._watch.rows is not None:
             self._watch.rows.check(batch)
-        self.route = route
         self.account.settle({**route.header(), "repeats": "replay" if self._watch.tells_replay else "data"})
+        self.route = route
+        self._go_on(batch)
         if self._watch.rows is None and (self._plan.source or self._plan.positions):
-            self.account.note("no_rows", _NO_ROWS)
+            self.account.note("no_rows", NO_ROWS)
         for event, message in route.doubts.items():
             self.account.note(event, message)
 
+    def _shows_nothing(self, reading: Reading, outputs: Any) -> bool:
+        """Whether a micro-batch has no target by which anything could be settled: it is empty, or masked throughout."""
+        states = callable(self.measure) or declared(outputs) is not None
+        return bool(reading.calls) and not reading.tally.coded_tokens and not states and not reading.not_understood
+
+    def _go_on(self, batch: Any) -> None:
+        """Say in the first micro-batch of a resumed run what is not as it was."""
+        rows = self._watch.rows if self._watch is not None else None
+        self._rows_of_batch = rows.layout.count(batch) if rows is not None else None
+        before = self._before["rows_of_batch"] if self._before is not None else None
+        if before != self._rows_of_batch and before is not None:
+            message = (
+                f"resumed at step {self.account.step:,} with batches of {self._rows_of_batch} rows (were {before})"
+            )
+            self.account.note(f"batch_size at {self.account.step}", message)
+        if self._fed_again:
+            self.account.note("not_single_pass", fed_again(self.account.step, self._fed_again))
+            if rows is not None and rows.feed_again():
+                self._fed_again = 0
+
     def _close_interval(self) -> None:
-        if self._batches_in_interval:
+        if self._batches_in_interval and self.route is not None:
             loss, first_batch = self._check or (None, None)
             elapsed_s = self.account.elapsed_s
             batches = self._watch.take() if self._watch is not None else 0
@@ -280,7 +384,15 @@ class Recorder:
             differences = self.rescoring.take() if self.rescoring is not None else None
             self._waiting.append(
                 _Waiting(
-                    self.account.step, elapsed_s, self.replay, sums, batches, loss, first_batch, expected, differences
+                    self.account.step,
+                    elapsed_s,
+                    self.replay or self._fed_again > 0,
+                    sums,
+                    batches,
+                    loss,
+                    first_batch,
+                    expected,
+                    differences,
                 )
             )
         self._steps_in_interval = self._batches_in_interval = 0
@@ -288,6 +400,8 @@ class Recorder:
 
     def _log_point(self) -> None:
         """The only place where the host waits for the device."""
+        if self.route is None:  # no micro-batch with a target came so far
+            return
         self._close_interval()
         waiting, self._waiting = self._waiting, []
         if not waiting:
@@ -315,6 +429,10 @@ class Recorder:
         if self._watch is not None:
             return self._watch.in_columns(tally, seen, replay=interval.replay)
         return Columns(tally.as_replay() if interval.replay else tally, {}, {})
+
+    @_shielded
+    def _finish_log_point(self) -> None:
+        self._log_point()
 
     @_shielded
     def _show_rest(self) -> None:

@@ -21,6 +21,10 @@ SCORED_AFTER_UPDATE = (
     "a step computed its loss after it had updated the weights: the model may have learnt from what it scored, "
     "which is no code"
 )
+NO_ROWS = (
+    "the first batch does not show its rows: no tensor of it holds the targets, so that neither sources nor positions "
+    "of rows can be followed"
+)
 MARK_MASKED = "mark targets that do not count with ignore_index (-100)"
 
 
@@ -100,4 +104,26 @@ def uncovered(positions: int, expected: Sequence[int], step: int) -> str | None:
     return (
         f"the loss covered {positions:,} target positions in the steps up to {step}, whose batches hold "
         f"{expected[0]:,}: some were scored by a call that is not seen, twice, or not at all"
+    )
+
+
+def fed_again(step: int, batches: int) -> str:
+    """Say that a run which was resumed in the middle of an epoch is no single pass, and what to do.
+
+    Args:
+        step: The optimiser step at which it was resumed.
+        batches: Micro-batches of the epoch before it.
+    """
+    return (
+        f"resumed at step {step:,}, {batches:,} batches into an epoch, by a loader that started over: it feeds rows "
+        "again, which is replay, and never gets to its end; use a loader with state_dict and load_state_dict, such as "
+        "StatefulDataLoader of torchdata"
+    )
+
+
+def stopped_before(failure: str) -> str:
+    """Say that sums are missing, since the recording had stopped before the checkpoint of a resume."""
+    return (
+        f"the recording had stopped before the checkpoint from which the run was resumed ({failure}): the steps "
+        "between are missing from the sums"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -90,6 +91,23 @@ class DifferenceEstimator:
         self._total += weight * total
         self._squares += weight**2 * squares
         self._other_tokens += other_tokens
+
+    def state(self) -> dict[str, Any]:
+        """What it knows between two intervals, its random state among it, for a checkpoint."""
+        version, words, gauss = self._random.getstate()
+        return {
+            "share": self.share,
+            "batches": self.batches,
+            "sums": [self._total, self._squares, self._other_tokens],
+            "random": [version, list(words), gauss],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.batches = int(state["batches"])
+        self._total, self._squares, self._other_tokens = map(float, state["sums"])
+        version, words, gauss = state["random"]
+        self._random.setstate((version, tuple(words), gauss))
 
     def estimate(self, trained_nats: float) -> Rescored | str:
         """Estimate the total.

@@ -31,7 +31,7 @@ _NO_CODE_LENGTH = frozenset({"not_causal", "scored_after_update", "uncovered", "
 class Interval(NamedTuple):
     """One ``sums`` line: what was added up to and including ``step``, and the same by source if that was kept.
 
-    At a ``log_point`` loggers got values.
+    At a ``log_point`` loggers got values; what is ``carried`` is all up to here, from another book.
     """
 
     step: int
@@ -39,6 +39,7 @@ class Interval(NamedTuple):
     tally: Tally
     sources: Mapping[str, Tally] = MappingProxyType({})
     log_point: bool = False
+    carried: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Run:
         end: The end line, or None for a run that is still going or was killed.
         warnings: What the reader had to tolerate, one sentence each.
         charges: Bits of choices made with sight of the data, and of weights learnt before the run, by name.
-        late_charges: Names of those that came on the book after the first sums.
+        charged_at: How many intervals stood in the book when each of them was made.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Run:
     end: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     charges: dict[str, float] = field(default_factory=dict)
-    late_charges: frozenset[str] = frozenset()
+    charged_at: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def total(self) -> Tally:

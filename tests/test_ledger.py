@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,10 @@ def test_a_book_cut_anywhere_is_read_up_to_there():
         (b'{"kind":"charge","name":7,"bits":1}', "charge line has a bad"),
         (b'{"kind":"end","step":1,"status":"completed","totals":{},"repeats":{"share":"x"}}', "end line has a bad"),
         (b'{"kind":"dance"}', "kind is 'dance'"),
+        (b'{"kind":"carried","step":2}', "carried line has a bad or missing 'elapsed_s'"),
+        (b'{"kind":"rewind","step":1,"lines":3}', "rewind line has a bad or missing lines"),
+        (b'{"kind":"rewind","step":1,"lines":0}', "rewind line has a bad or missing lines"),
+        (b'{"kind":"rewind","step":1,"lines":1.0}', "rewind line has a bad or missing lines"),
         (b'{"kind":["sums"]}', "kind is"),
         (b"[1,2]", "not a JSON object"),
         (b"1},{", "not JSON"),
@@ -167,19 +173,84 @@ def test_missing_and_empty_files_and_folders_are_errors_of_one_line():
 
 
 def test_a_rewind_voids_the_tail():
-    """Training that resumes at step 2 takes the sums of later steps back, and goes on."""
+    """Training that resumes behind the third line takes back all that follows, but for what a choice costs."""
     ledger = Ledger("book.jsonl", {})
-    for step in (1, 2, 3, 4):
+    for step in (1, 2, 2, 3, 4):  # of the two lines of step 2 the later one was written behind the checkpoint
         ledger.sums(step, Tally(nats=step), 0.0)
-    ledger.end(4, "failed", Tally(nats=10))
-    ledger.rewind(2)
+        if step == 1:
+            ledger.event("early", "stands", step=1)
+    ledger.event("late", "is void", step=4)
+    ledger.charge("luck", 3)
+    ledger.end(4, "failed", Tally(nats=12))
+    ledger.rewind(2, lines=4)
     assert read_book("book.jsonl").status == "open"
     ledger.sums(3, Tally(nats=30), 0.0)
     ledger.end(3, "completed", Tally(nats=33))
     ledger.close()
     run = read_book("book.jsonl")
     assert [interval.tally.nats for interval in run.intervals] == [1, 2, 30]
+    assert [event["event"] for event in run.events] == ["early"]
+    assert run.charges == {"luck": 3.0}
     assert (run.status, run.warnings) == ("completed", [])
+
+
+def test_a_rewind_can_lead_into_what_was_void():
+    """A run that went back twice, the second time to a checkpoint of the way it had left."""
+    ledger = Ledger("book.jsonl", {})
+    for step in (1, 2, 3):
+        ledger.sums(step, Tally(nats=step), 0.0)
+    ledger.rewind(1, lines=2)
+    ledger.sums(2, Tally(nats=20), 0.0)
+    ledger.rewind(3, lines=4)
+    ledger.sums(4, Tally(nats=4), 0.0)
+    assert ledger.lines == 8
+    ledger.close()
+    assert [interval.tally.nats for interval in read_book("book.jsonl").intervals] == [1, 2, 3, 4]
+    assert [interval.tally.nats for interval in read_book("book.jsonl", lines=6).intervals] == [1, 20]
+
+
+def test_books_of_format_2_rewind_by_steps():
+    """Without a number of lines all sums of later steps are void."""
+    lines = [
+        {"kind": "header", "book": 2},
+        *({"kind": "sums", "step": step, "elapsed_s": 0.0, "nats": float(step)} for step in (1, 2, 3)),
+        {"kind": "rewind", "step": 2},
+        {"kind": "sums", "step": 3, "elapsed_s": 0.0, "nats": 30.0},
+    ]
+    Path("book.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [interval.tally.nats for interval in read_book("book.jsonl").intervals] == [1, 2, 30]
+
+
+def test_a_book_that_goes_on_drops_the_line_that_was_cut_short():
+    """What was never a whole line is not part of the book; whole lines stay as they are."""
+    path = write_book(ended=False)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"kind":"su')
+    ledger = Ledger.reopen(path)
+    assert path.read_bytes() == whole
+    assert ledger.lines == whole.count(b"\n")
+    ledger.close()
+
+
+def test_a_book_that_another_process_writes_is_left_to_it():
+    """Two runs that go on in one book would mix their lines."""
+    ledger = Ledger("book.jsonl", {})
+    code = "from prequential import Ledger; Ledger.reopen('book.jsonl')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "BookError: expected a book that nobody writes, got book.jsonl" in done.stderr
+    ledger.close()
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_carried_sums_stand_for_those_of_another_book():
+    """They are one interval, by source as well."""
+    ledger = Ledger("book.jsonl", {"ancestor": {"id": "ab", "step": 7}})
+    ledger.carried(7, a_tally(7), 3.5, {"web": a_tally(7)})
+    ledger.sums(8, a_tally(8), 4.0)
+    ledger.close()
+    run = read_book("book.jsonl")
+    assert [(i.step, i.tally) for i in run.intervals] == [(7, a_tally(7)), (8, a_tally(8))]
+    assert run.intervals[0].sources == {"web": a_tally(7)}
 
 
 @pytest.mark.parametrize(

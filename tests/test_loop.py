@@ -180,3 +180,38 @@ def test_a_script_finds_its_own_program_and_loads_no_lightning(tmp_path):
         )
     )
     subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True)
+
+
+def test_a_loop_that_resumes_has_the_book_of_the_unbroken_loop():
+    """Its state travels in the loop's own checkpoint; what was recorded behind it is void."""
+    from dataclasses import asdict
+
+    batches = list(loader())
+
+    def train(recording, module, first, last):
+        optimizer = module.configure_optimizers()
+        for batch in batches[first:last]:
+            with recording.batch(batch) as outputs:
+                outputs["loss"] = loss = module.loss(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recording.step()
+
+    L.seed_everything(0)
+    module = Toy()
+    broken = Recording("broken", bundle=None)
+    train(broken, module, 0, 5)
+    torch.save({"module": module.state_dict(), "recording": broken.state_dict()}, "loop.pt")
+    train(broken, module, 5, 7)
+    broken.__exit__(KeyError, KeyError("the machine is gone"), None)
+    loaded = torch.load("loop.pt", weights_only=True)
+    module.load_state_dict(loaded["module"])
+    with Recording("broken", bundle=None, state=loaded["recording"]) as recording:
+        train(recording, module, 5, 8)
+    L.seed_everything(0)
+    with Recording("whole", bundle=None) as whole:
+        train(whole, Toy(), 0, 8)
+    assert asdict(recording.run.total) == asdict(whole.run.total)
+    assert [interval.step for interval in recording.run.intervals] == list(range(1, 9))
+    assert (recording.run.status, recording.run.warnings, recording.run.events) == ("completed", [], [])

@@ -428,3 +428,37 @@ def test_transformers_is_loaded_only_when_asked_for():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip().endswith("pip install 'prequential[transformers]'")
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("ledger", [None, "mine"])
+def test_a_run_that_resumes_has_the_book_of_the_unbroken_run(ledger):
+    """The state lies in the checkpoint's folder; the trainer skips what it had been fed."""
+    from dataclasses import asdict
+
+    class Dies(TrainerCallback):
+        def on_step_end(self, args, state, control, **others):
+            if state.global_step == 6:
+                raise KeyError("the machine is gone")
+
+    saving = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}
+    whole = CompressionCallback(bundle=None, ledger="whole")
+    trainer_with(whole, **saving).train()
+    with pytest.raises(KeyError):
+        trainer_with(CompressionCallback(bundle=None, ledger=ledger), callbacks=[Dies()], **saving).train()
+    callback = CompressionCallback(bundle=None, ledger=ledger)
+    trainer_with(callback, **saving).train(resume_from_checkpoint="out/checkpoint-4")
+    assert callback.book.parent.name == (ledger or "prequential")
+    assert asdict(callback.run.total) == asdict(whole.run.total)
+    assert callback.run.total.replayed_tokens == TARGETS
+    assert (callback.run.status, callback.run.warnings) == ("completed", [])
+
+
+def test_a_checkpoint_without_a_state_of_the_recording_is_said():
+    """The run is then given the weights of the checkpoint."""
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    trainer_with(None, **saving).train()
+    callback = CompressionCallback(bundle=None)
+    with pytest.warns(PrequentialWarning, match="expected the state of the recording in out/checkpoint-4"):
+        trainer_with(callback, **saving).train(resume_from_checkpoint="out/checkpoint-4")
+    assert callback.run.length.startswith("K(D | ")
+    assert callback.run.header["start_step"] == 4

@@ -40,6 +40,7 @@ class LossTap(TorchFunctionMode):
         calls: Loss calls seen while not compiling, as long as ``listing`` is true.
         listing: Whether calls are listed.
         late: Whether some step computed its first loss after it had updated the weights.
+        known: What the first micro-batch of a run that is resumed had proved, as `state` gave it; or None.
         order_known: Whether calls are seen in their order: not where some of them were compiled.
     """
 
@@ -48,6 +49,7 @@ class LossTap(TorchFunctionMode):
         self.meter = meter
         self.calls: list[Call] = []
         self.listing, self.late = True, False
+        self.known: Mapping[str, Any] | None = None
         self._unreduced = torch.zeros((), dtype=torch.int64, device=meter.device)
         self._probe = torch.zeros((), device=meter.device)
         self._held: list[Held] | None = [] if hold else None
@@ -80,6 +82,10 @@ class LossTap(TorchFunctionMode):
             self.meter.not_understood()
         self._failed = 0
 
+    def hold(self) -> None:
+        """Hold calls back once more: the micro-batch that was settled on showed no target."""
+        self._held, self.calls, self.listing, self.late = [], [], True, False
+
     def settle(self, batch: Any, loss: Tensor | None) -> str:
         """Count the calls held back in the first micro-batch, and know from then on what counts; waits for the device.
 
@@ -99,6 +105,9 @@ class LossTap(TorchFunctionMode):
         self.calls = [call for call in self.calls if not (call.updated and self._first_pass_only)]
         self.late = self.order_known and bool(counted) and counted[0].call.updated
         self._mask = find_mask(counted, batch, loss) if self.order_known else None
+        if self.known is not None:  # a batch from the middle of the data may prove less than the first did
+            mask = self.known["mask"]
+            self._mask = None if mask is None else Mask(mask[0], (mask[1], mask[2]))
         for one in counted:
             self._count(one.scored, batch)
         if self._mask is not None:
@@ -176,6 +185,10 @@ class LossTap(TorchFunctionMode):
         self.late = self.late or (call.updated and self.order_known and not self._scored_before)
         self._scored_before = True
         self._count(scored, self._batch)
+
+    def state(self) -> dict[str, Any]:
+        """What the first micro-batch proved, as plain values, for a checkpoint; see ``known``."""
+        return {"mask": None if self._mask is None else [self._mask.place, *self._mask.cut]}
 
     @torch.no_grad()
     def _add(

@@ -36,6 +36,15 @@ class Padding:
             return self._ends(ignored, _next(tokens, ignored.shape[2]))
         return None
 
+    @property
+    def filler(self) -> Tensor | None:
+        """The token that fills rows up, on the host, for a checkpoint; None while none was looked for."""
+        return None if self._filler is None else self._filler.cpu()
+
+    def resume(self, filler: Tensor | None, device: torch.device) -> None:
+        """Go on with the filler of a checkpoint."""
+        self._filler = None if filler is None else filler.to(device)
+
     def _ends(self, ignored: Tensor, tokens: Tensor) -> Tensor:
         last = tokens[:, :, -1]
         run = (ignored & (tokens == last.unsqueeze(2))).flip(2).long().cumprod(2).sum(2)

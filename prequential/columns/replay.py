@@ -6,7 +6,7 @@ in it. Whoever records says which; see `Rows`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from prequential.columns.rows import RowLayout, row_hashes, row_sums
 from prequential.errors import MeasureError
 from prequential.identity.coverage import Coverage
 from prequential.identity.exposure import FirstExposures, Sampling
+from prequential.identity.refeeding import Refeeding
 from prequential.meter import Meter, Piece
 
 _COUNTS = 9  # of `FirstTokens`
@@ -140,13 +141,55 @@ class Rows:
         self.coverage = Coverage(plan.corpus_tokens) if plan.positions is not None else None
         self.split_nats = 0.0
         self.lengths: set[int] = set()
-        self._exposures = FirstExposures()
+        self._exposures: FirstExposures = FirstExposures() if self.tells_replay else Refeeding()
         meter.by_target = self.needs_sums
 
     @property
     def needs_sums(self) -> bool:
         """Whether rows must be summed one by one, not only told apart."""
-        return self.tells_replay or self._plan.source is not None
+        return self.tells_replay or self._fed_again or self._plan.source is not None
+
+    @property
+    def _fed_again(self) -> bool:
+        """Whether the pass has begun again, so that some of its rows are replay although data may repeat itself."""
+        return isinstance(self._exposures, Refeeding) and self._exposures.again
+
+    def feed_again(self) -> bool:
+        """The loader has started over in the middle of a pass; false if rows cannot be told apart."""
+        if not self.layout.identifies:
+            return False
+        if isinstance(self._exposures, Refeeding):
+            self._exposures.begin_again()
+        self._meter.by_target = self.needs_sums
+        return True
+
+    def end_pass(self) -> None:
+        """A pass over the data is over."""
+        if isinstance(self._exposures, Refeeding):
+            self._exposures.end_pass()
+            self._meter.by_target = self.needs_sums
+
+    def state(self) -> dict[str, Any]:
+        """What it knows between two intervals, as tensors and plain values, for a checkpoint."""
+        return {
+            "layout": list(self.layout),
+            "tells_replay": self.tells_replay,
+            "exposures": self._exposures.state(),
+            "coverage": None if self.coverage is None else self.coverage.state(),
+            "split_nats": self.split_nats,
+            "lengths": sorted(self.lengths),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        if state["tells_replay"] != self.tells_replay:  # what is remembered for the one way does not serve the other
+            self.tells_replay = bool(state["tells_replay"])
+            self._exposures = FirstExposures() if self.tells_replay else Refeeding()
+        self._exposures.load(state["exposures"])
+        if self.coverage is not None and state["coverage"] is not None:
+            self.coverage.load(state["coverage"])
+        self.split_nats, self.lengths = float(state["split_nats"]), set(state["lengths"])
+        self._meter.by_target = self.needs_sums
 
     def check(self, batch: Any) -> None:
         """Hold what the user says of rows against the first micro-batch.
@@ -226,8 +269,12 @@ class Rows:
             return self._told_apart(rows, by_number=by_number)
         host = _together(rows)
         shares = np.full(len(host.hashes), float(by_number))
-        if self.tells_replay and not by_number:
+        if by_number or not self.layout.identifies:
+            pass
+        elif self.tells_replay or self._fed_again:
             shares = self._exposures.came_before(host.hashes, host.sums[0].round().astype(np.int64))
+        elif isinstance(self._exposures, Refeeding):
+            self._exposures.add(host.hashes)
         self._cover(rows, shares, by_number=by_number)
         fresh = host.hashes[shares == 0]
         exact = self.sampling is None
@@ -264,6 +311,8 @@ class Rows:
         self._cover(rows, np.full(len(hashes), float(by_number)), by_number=by_number)
         if by_number:
             return RowSplit()
+        if self.layout.identifies and isinstance(self._exposures, Refeeding):
+            self._exposures.add(hashes)
         return RowSplit(rows=len(hashes), rows_fingerprint=int(hashes.sum(dtype=np.uint64)))
 
     def _cover(self, rows: Sequence[SeenRows], shares: npt.NDArray[np.float64], *, by_number: bool) -> None:

@@ -14,10 +14,10 @@ batch before it).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -158,6 +158,29 @@ class FirstTokens:
         due = max(self._total[kind], self._charged[0]), max(raw_bytes[kind - 1], self._charged[1])
         (tokens, spelt), self._charged = (due[0] - self._charged[0], due[1] - self._charged[1]), due
         return Charge(tokens, spelt)
+
+    def state(self) -> dict[str, Any]:
+        """What it knows between two intervals, as tensors and plain values, for a checkpoint."""
+        return {
+            "layout": list(self.layout),
+            "begin_id": self.begin_id,
+            "last": None if self._last is None else self._last.cpu(),
+            "streams": self._streams,
+            "total": list(self._total),
+            "charged": list(self._charged),
+        }
+
+    @classmethod
+    def resumed(
+        cls, state: Mapping[str, Any], table: npt.NDArray[np.int64] | None, device: torch.device
+    ) -> FirstTokens:
+        """Go on from a `state`."""
+        token_bytes = None if table is None else torch.tensor(table, device=device)
+        self = cls(Layout(*state["layout"]), state["begin_id"], token_bytes)
+        self._last = None if state["last"] is None else state["last"].to(device)
+        self._streams, self._total = state["streams"], list(state["total"])
+        self._charged = (state["charged"][0], state["charged"][1])
+        return self
 
     def empty_slots(self, counts: Sequence[int]) -> int:
         """Target positions among these counts that only a shift left empty: they are no tokens of the data."""

@@ -6,7 +6,7 @@ Settled in the first micro-batch; from then on it is counted on the device and r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from prequential.codelength import Tally
 from prequential.columns.fed import Fed, Queue
 from prequential.columns.padding import Padding
 from prequential.columns.replay import LookedRows, RowPlan, Rows, RowSplit, SeenRows
-from prequential.columns.rows import find_rows
+from prequential.columns.rows import RowLayout, find_rows
 from prequential.columns.uncoded import FirstTokens, find_layout
 from prequential.identity.passages import PassageAudit, Repeats, passage_tokens
 from prequential.meter import Meter, Piece
@@ -99,16 +99,52 @@ class BatchWatch:
         plan: RowPlan,
         declared: bool = False,
     ) -> None:
+        self._begin(vocab_size)
         integers, targets = integer_tensors(batch), torch.cat([p.targets for p in pieces]) if pieces else None
         layout = None if declared else find_layout(integers, positions, targets)
         self._first_tokens = FirstTokens.of(integers, layout, table) if layout is not None else None
-        self._vocab_size = vocab_size
         self._tokens = layout.inputs if layout is not None else _place_of(targets, integers)
         self._audit = PassageAudit(passage_tokens(vocab_size)) if vocab_size and self._tokens is not None else None
-        self._padding = Padding()
-        self._queue, self._looked, self._batches = Queue(self._look), list[Looked](), 0
         found = find_rows(batch, pieces, vocab_size, positions)
         self.rows = Rows(found, meter, plan) if found is not None else None
+
+    def _begin(self, vocab_size: int | None) -> None:
+        self._vocab_size, self._padding = vocab_size, Padding()
+        self._queue, self._looked, self._batches = Queue(self._look), list[Looked](), 0
+
+    @classmethod
+    def resumed(
+        cls,
+        state: Mapping[str, Any],
+        *,
+        vocab_size: int | None,
+        table: npt.NDArray[np.int64] | None,
+        meter: Meter,
+        plan: RowPlan,
+    ) -> BatchWatch:
+        """Go on from a `state`: where things stand in a batch is not looked for again, a later one may show less."""
+        self = cls.__new__(cls)
+        self._begin(vocab_size)
+        first, self._tokens, audit, rows = (state[name] for name in ("first_tokens", "tokens", "passages", "rows"))
+        self._first_tokens = None if first is None else FirstTokens.resumed(first, table, meter.device)
+        self._audit = None if audit is None else PassageAudit(int(audit["length"]))
+        if self._audit is not None:
+            self._audit.load(audit)
+        self._padding.resume(state["filler"], meter.device)
+        self.rows = None if rows is None else Rows(RowLayout(*rows["layout"]), meter, plan)
+        if self.rows is not None:
+            self.rows.load(rows)
+        return self
+
+    def state(self) -> dict[str, Any]:
+        """What it knows between two intervals, as tensors and plain values, for a checkpoint."""
+        return {
+            "first_tokens": None if self._first_tokens is None else self._first_tokens.state(),
+            "tokens": self._tokens,
+            "passages": None if self._audit is None else self._audit.state(),
+            "filler": self._padding.filler,
+            "rows": None if self.rows is None else self.rows.state(),
+        }
 
     @property
     def tells_replay(self) -> bool:
@@ -117,6 +153,8 @@ class BatchWatch:
 
     def observe(self, batch: Any, pieces: Sequence[Piece]) -> None:
         """Take in one micro-batch and what its loss calls covered; does not wait for the device."""
+        if not any(tensor.numel() for tensor in integer_tensors(batch)):  # an empty batch
+            return
         self._batches += 1
         if self.rows is not None:
             self._queue.add(self.rows.fed(batch, pieces))

@@ -6,10 +6,12 @@ that a single pass in order takes no room at all, and random crops take 32 bytes
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Places = npt.NDArray[np.int64]
 
@@ -56,6 +58,14 @@ class Coverage:
         summed = np.zeros(len(self._places), np.int64)
         np.add.at(summed, where, changes)
         self._places, self._changes = self._places[summed != 0], summed[summed != 0]
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as tensors, for a checkpoint."""
+        return {"places": torch.from_numpy(self._places.copy()), "changes": torch.from_numpy(self._changes.copy())}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self._places, self._changes = (state[name].cpu().numpy().copy() for name in ("places", "changes"))
 
     def covered(self) -> Covered | None:
         """Counts so far; None without a row."""

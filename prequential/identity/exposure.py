@@ -8,10 +8,13 @@ is sampled wherever it stands, so that the share of repeats among sampled rows e
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 CAPACITY = 2**22  # rows: 32 MiB, and as much again while they are merged
 _MERGED = 2**14
@@ -79,6 +82,21 @@ class FirstExposures:
             return None
         return Sampling(self._estimated, math.sqrt(self._variance), self._limit / 2**64)
 
+    def state(self) -> dict[str, Any]:
+        """Everything, as tensors and plain numbers, for a checkpoint."""
+        known = np.union1d(self._known, self._recent)
+        return {
+            "limit": self._limit,
+            "known": tensor_of(known),
+            "sampling": [self._estimated, self._variance, self._owed],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self._limit = int(state["limit"])
+        self._known, self._recent = hashes_of(state["known"]), np.empty(0, np.uint64)
+        self._estimated, self._variance, self._owed = map(float, state["sampling"])
+
     def _looked_up(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         values, first, where = np.unique(hashes, return_index=True, return_inverse=True)
         known = _in_sorted(values, self._known) | _in_sorted(values, self._recent)
@@ -107,6 +125,17 @@ class FirstExposures:
         while len(self._known) > self._capacity:
             self._limit //= 2
             self._known = self._known[: np.searchsorted(self._known, np.uint64(self._limit - 1), side="right")]
+
+
+def tensor_of(hashes: Hashes) -> Tensor:
+    """The int64 tensor of the same bits: torch keeps no unsigned ones."""
+    return torch.from_numpy(hashes.view(np.int64).copy())
+
+
+def hashes_of(values: Tensor) -> Hashes:
+    """Turn a tensor of `tensor_of` back into hashes."""
+    hashes: Hashes = values.cpu().numpy().view(np.uint64).copy()
+    return hashes
 
 
 def _in_sorted(values: Hashes, known: Hashes) -> npt.NDArray[np.bool_]:

@@ -13,8 +13,8 @@ host with the sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +79,22 @@ class PassageAudit:
         while len(self._times) > _KEPT:
             self._limit //= 2
             self._times = {value: times for value, times in self._times.items() if value + 2**63 < self._limit}
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as tensors and plain numbers, for a checkpoint."""
+        return {
+            "length": self.length,
+            "limit": self._limit,
+            "counts": [self._passages, self._found],
+            "hashes": torch.tensor(list(self._times), dtype=torch.int64),
+            "times": torch.tensor(list(self._times.values()), dtype=torch.int64),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.length, self._limit = int(state["length"]), int(state["limit"])
+        self._passages, self._found = map(int, state["counts"])
+        self._times = dict(zip(state["hashes"].tolist(), state["times"].tolist(), strict=True))
 
     def repeats(self) -> Repeats | None:
         """The share so far; None without a sample.

@@ -50,14 +50,15 @@ def configuration(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[st
     }
 
 
-def book_path(trainer: pl.Trainer, ledger: str | os.PathLike[str] | None) -> Path:
+def book_path(trainer: pl.Trainer, ledger: str | os.PathLike[str] | None, *, resumed: bool) -> Path:
     """Where the book of this run goes: a new file, in the trainer's log directory unless told otherwise.
 
     Args:
         trainer: The trainer, for its loggers.
         ledger: A file name that ends in ``.jsonl``, or a folder, or None for the default.
+        resumed: Whether the run is resumed, so that the file may be there.
     """
-    return new_book(ledger, _log_directory(trainer) / "prequential")
+    return new_book(ledger, _log_directory(trainer) / "prequential", resumed=resumed)
 
 
 def _log_directory(trainer: pl.Trainer) -> Path:

@@ -27,7 +27,7 @@ def recording(
         fabric: After ``fabric.launch()``, if that is called.
         ledger: Folder for book and bundle, or path of the book if it ends in ``.jsonl``; must be new.
         config: Resolved configuration of the run, for the bundle.
-        options: The options of `CompressionMonitor`.
+        options: The options of `CompressionMonitor`; and ``state``, of a loop that resumes, see `Recording`.
 
     Raises:
         MeasureError: Fabric runs more than one process.

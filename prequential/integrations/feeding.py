@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch.utils._pytree import tree_map
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -54,11 +55,31 @@ def loader_draws_once(loader: Any, *, whole: bool = True) -> bool:
 
 
 def dropped_rows(trainer: pl.Trainer) -> int:
-    """How many rows of the data the epoch that just ended left out, since they did not fill a batch (``drop_last``)."""
+    """How many rows of the data an epoch that came to its end left out, since they filled no batch (``drop_last``)."""
     loader: Any = trainer.train_dataloader
-    if not loader_drops(loader) or trainer.num_training_batches != len(loader):
+    dropped = loader_drops(loader)
+    return dropped if dropped and trainer.num_training_batches == len(loader) else 0
+
+
+def starts_over(trainer: pl.Trainer) -> bool:
+    """Whether some loader of this fit would begin at its start where training is resumed: it keeps no position."""
+    loaders: list[Any] = []
+    tree_map(loaders.append, trainer.train_dataloader)
+    return not all(hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict") for loader in loaders)
+
+
+def missed_rows(trainer: pl.Trainer, came: int) -> int:
+    """How many rows an epoch that came to its end never fed, since it was resumed by a loader that started over.
+
+    Args:
+        trainer: The trainer, whose loader draws every row once; else it is not known, and 0.
+        came: Rows that came, each counted once.
+    """
+    loader: Any = trainer.train_dataloader
+    if not loader_draws_once(loader) or loader.batch_sampler is None:
         return 0
-    return loader_drops(loader) if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch else 0
+    rows = min(len(loader.batch_sampler.sampler), int(trainer.num_training_batches) * int(loader.batch_size))
+    return max(0, rows - came)
 
 
 def loader_drops(loader: Any) -> int:

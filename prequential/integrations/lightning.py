@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,16 +16,17 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from prequential.errors import Harmless, MeasureError
+from prequential.errors import MeasureError
 from prequential.integrations.audience import Audience, rows_for
 from prequential.integrations.circumstances import (
     book_path,
     circumstances,
     configuration,
 )
-from prequential.integrations.feeding import draws_once, dropped_rows
+from prequential.integrations.epochs import FirstEpoch
+from prequential.integrations.feeding import draws_once
 from prequential.integrations.passes import CausalityAudit
-from prequential.integrations.session import Options, Session
+from prequential.integrations.session import Options, Session, known_state
 from prequential.integrations.wandb import prefixed
 from prequential.recorder import Recorder
 from prequential.rehearsal import rehearsal
@@ -121,6 +123,15 @@ class CompressionMonitor(pl.Callback):
         self._first_call = True
         self._last_global_step = 0
         self._audience: Audience | None = None
+        self._loaded: Mapping[str, Any] | None = None  # from the checkpoint that this fit resumes
+        self._kept: dict[str, Any] = {}  # for checkpoints after the end of the recording
+        self._scratch: TemporaryDirectory[str] | None = None  # of a fast_dev_run, which leaves nothing behind
+        self._epoch = FirstEpoch()
+
+    @property
+    def state_key(self) -> str:
+        """Under which name checkpoints keep the state; Lightning wants no two callbacks of one name in a trainer."""
+        return type(self).__qualname__ + (" from the environment" if self.from_environment else "")
 
     @property
     def recorder(self) -> Recorder | None:
@@ -138,6 +149,12 @@ class CompressionMonitor(pl.Callback):
         """Declare the metrics of every W&B run, before the first row."""
         if stage != "fit" or self._stands_back(trainer):
             return
+        self._loaded, self._kept = None, {}
+        others = [other for other in _callbacks(trainer) if isinstance(other, CompressionMonitor) and other is not self]
+        if any(not (other.from_environment or other._stands_back(trainer)) for other in others):
+            raise MeasureError(
+                "expected one CompressionMonitor in a trainer, got several, which would measure it twice: leave one in"
+            )
         if trainer.world_size > 1:
             raise MeasureError(
                 f"expected one process, got {trainer.world_size}: this version counts the tokens of one process only, "
@@ -147,12 +164,37 @@ class CompressionMonitor(pl.Callback):
         self._audience = Audience(wandb_runs, [rows_for(logger) for logger in trainer.loggers], self._note_failure)
         self._audience.begin()
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run which resumes from this checkpoint must know: plain values and tensors."""
+        if self._session is None:
+            return dict(self._loaded or self._kept)
+        state = self._session.recorder.state()
+        return state and {**state, "first_epoch": self._epoch.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint, when training starts."""
+        self._loaded = known_state(state_dict)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Find the state under the other name: with the environment variable once, and once in the script."""
+        states = checkpoint.get("callbacks") or {}
+        names = [name for name in states if str(name).startswith(CompressionMonitor.__qualname__)]
+        if names and self.state_key not in states and not self.takes_over:
+            self.load_state_dict(states[names[0]])
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the training program and begin to record."""
         if self._stands_back(trainer):
             return
-        self._path = book_path(trainer, self.ledger)
+        state, self._loaded = self._loaded, None
+        if vars(trainer)["fast_dev_run"]:
+            self._scratch = TemporaryDirectory()
+        ledger = self._scratch.name if self._scratch is not None else self.ledger
+        self._path = book_path(trainer, ledger, resumed=state is not None)
         self._last_global_step = trainer.global_step
+        self._epoch = FirstEpoch(None if state is None else state["first_epoch"])
         self._session = Session(
             self.options,
             path=self._path,
@@ -164,7 +206,10 @@ class CompressionMonitor(pl.Callback):
             draws_once=draws_once(trainer),
             module=pl_module,
             reruns=_reruns(pl_module),
+            state=state,
+            learnt=_learnt(trainer),
         )
+        self._path = self._session.recorder.account.path
         self._wrap_training_step(trainer, self._session.recorder)
 
     def on_train_batch_start(
@@ -173,12 +218,13 @@ class CompressionMonitor(pl.Callback):
         """Tell first exposure from replay."""
         self._first_call = True
         if self.recorder is not None:
-            self.recorder.replay = trainer.current_epoch > 0
+            self._epoch.begin_batch(trainer, self.recorder, batch_idx)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the optimiser step, if this batch ended with one."""
+        self._epoch.end_batch(trainer)
         if self.recorder is not None and trainer.global_step != self._last_global_step:
             self._last_global_step = trainer.global_step
             self.recorder.step_done(trainer.global_step)
@@ -187,10 +233,7 @@ class CompressionMonitor(pl.Callback):
         """Close the interval: what follows is replay."""
         if self.recorder is not None:
             self.recorder.epoch_done()
-            with Harmless("whether rows were dropped is not known"):
-                rows = dropped_rows(trainer) if trainer.current_epoch == 0 else 0
-                if rows:
-                    self.recorder.dropped(rows)
+            self._epoch.end(trainer, self.recorder)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -202,6 +245,12 @@ class CompressionMonitor(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the end of the book, the summary and the artifacts."""
         self._finish(trainer, None)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End the book of a run that was killed behind its last checkpoint: nothing was left to train."""
+        if self._loaded is not None and self._session is None:
+            self.on_train_start(trainer, pl_module)
+            self._finish(trainer, None)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """End the book with how the run ended; no later hook is called."""
@@ -263,8 +312,14 @@ class CompressionMonitor(pl.Callback):
         vars(trainer.strategy).pop("training_step", None)
         if self.causality is not None:
             self.causality.tell(session.recorder)
+        if self._epoch.resuming and error is None:  # nothing was left to train
+            self._epoch.end(trainer, session.recorder)
+        self._kept = self.state_dict()
         session.finish(error, self._summarize)
         self._session = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = self._path = None
 
     def _publish(self, trainer: pl.Trainer, values: dict[str, float | int], steps: int) -> None:
         if self._audience is not None:
@@ -285,6 +340,8 @@ class CompressionMonitor(pl.Callback):
 
     def _summarize(self, run: Run, files: list[Path]) -> None:
         lines = run.summary()
+        if self._scratch is not None:
+            lines[-1] = "no book is kept of a fast_dev_run"
         if self._audience is not None:
             self._audience.end(run, files)
             lines += self._audience.farewell(run)
@@ -308,6 +365,13 @@ def _reruns(module: pl.LightningModule) -> bool:
     """Whether a training step can be run twice: it does not learn by itself, and does not fetch its own batches."""
     names = inspect.signature(module.training_step).parameters
     return bool(module.automatic_optimization) and "dataloader_iter" not in names
+
+
+def _learnt(trainer: pl.Trainer) -> str | None:
+    """Why weights are known to be learnt before a fit without a state of the monitor; None if that is not known."""
+    if not trainer.global_step:
+        return None
+    return f"the fit starts at step {trainer.global_step:,}, with what was learnt up to there"
 
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from prequential.integrations.audience import Audience, Publish, rows_of
-from prequential.integrations.session import Options, Session, new_book
+from prequential.integrations.session import Options, Session, known_state, new_book
 from prequential.ledger import read_book
 from prequential.run import Run
 
@@ -29,6 +29,7 @@ class Recording:
         wandb_run: A W&B run, which gets the live values, a summary, and book and bundle as an artifact.
         publish: Called at log points with quantities by name and the number of steps so far; or several such functions.
         facts: More that the head of the book shall say of the run.
+        state: What `state_dict` returned at the checkpoint from which the loop resumes, or None.
         options: The options of `CompressionMonitor` (``token_bytes``, ``measure``, ``name``, ...); a callable as
             ``measure`` gets None for the module.
 
@@ -53,24 +54,28 @@ class Recording:
         wandb_run: Any = None,
         publish: Publish | Sequence[Publish] = (),
         facts: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        self.book = new_book(ledger)
+        state = known_state(state)
         functions = [publish] if callable(publish) else list(publish)
         wandb_runs = [] if wandb_run is None else [wandb_run]
         self._audience = Audience(wandb_runs, [*map(rows_of, wandb_runs), *functions])
-        self._steps = 0
+        self._steps = 0 if state is None else int(state["account"]["step"])
         self._session = Session(
             Options(**options),
-            path=self.book,
+            path=new_book(ledger, resumed=state is not None),
             facts={**self._audience.facts, **(facts or {})},
             configuration=lambda: {"argv": sys.argv[1:], **(config or {})},
             device=device,
             every_n_steps=50,
             publish=self._audience.publish,
             module=module,
+            state=state,
         )
         self._recorder = self._session.recorder
+        self._recorder.replay = state is not None and bool(state["later_epoch"])
+        self.book = self._recorder.account.path
 
     def __enter__(self) -> Recording:
         self._audience.begin()
@@ -110,6 +115,15 @@ class Recording:
         """End an epoch: rows that come again are replay; where rows do not tell, all that follows is."""
         self._recorder.epoch_done()
         self._recorder.replay = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a loop which resumes here must know: plain values and tensors, for its checkpoint.
+
+        Waits for the device, and forces the book to the disk. Give it back as ``state``.
+        """
+        state = self._recorder.state()
+        self._recorder.checkpoint()
+        return state and {**state, "later_epoch": self._recorder.replay}
 
     @property
     def run(self) -> Run:

@@ -16,13 +16,14 @@ from typing import Any
 
 from prequential.account import Account
 from prequential.columns.replay import RowPlan
-from prequential.errors import Harmless, MeasureError
+from prequential.continuation import numbered
+from prequential.errors import Harmless, MeasureError, warn
 from prequential.integrations.passes import passes
 from prequential.integrations.program import Program
-from prequential.integrations.start import start_of
+from prequential.integrations.start import resumed, start_of
 from prequential.integrations.versions import versions
 from prequential.ledger import BOOK_NAME, read_book
-from prequential.recorder import Recorder
+from prequential.recorder import STATE_FORMAT, Recorder
 from prequential.rescore import check_rescore
 from prequential.run import Run
 from prequential.tokenbytes import TokenBytes
@@ -88,7 +89,7 @@ class Session:
 
     Args:
         options: What the user asked for.
-        path: Path of the book.
+        path: Path of the book; of a run that is resumed where a new one would have its book, see `continuation`.
         facts: What the door knows for the head of the book, beside options, bundle and versions.
         configuration: Called for the resolved configuration, for the bundle.
         device: Where the loss is computed.
@@ -97,10 +98,12 @@ class Session:
         draws_once: Whether each epoch is known to draw every row of the data once.
         module: What is trained, before its first update; None if the door does not know it.
         reruns: Whether the door can run a training step again without learning from it.
+        state: `Recorder.state` at the checkpoint from which the run is resumed; None for a new run.
+        learnt: Why the weights of a new run are known to be learnt before, in a sentence; None if that is not known.
 
     Raises:
         MeasureError: Weights are to be priced, and there is no module; or ``rescore`` is asked for, and a step cannot
-            be run again.
+            be run again; or the options are not those of the run that is resumed.
     """
 
     def __init__(
@@ -116,13 +119,19 @@ class Session:
         draws_once: bool = False,
         module: Any = None,
         reruns: bool = False,
+        state: Mapping[str, Any] | None = None,
+        learnt: str | None = None,
     ) -> None:
         if options.rescore is not None and not reruns:
             raise MeasureError(
                 f"expected a training step that can be run again, for rescore={options.rescore!r}: a loop written by "
                 "hand and a step that learns by itself (manual optimisation) cannot, leave rescore out"
             )
-        start = start_of(module, options.weights, scored_as_trained=options.rescore != "eval")
+        start = (
+            start_of(module, options.weights, scored_as_trained=options.rescore != "eval", learnt=learnt)
+            if state is None
+            else resumed(state["account"])
+        )
         self.program = Program(options.bundle, options.table, configuration)
         account = Account(
             path,
@@ -144,8 +153,14 @@ class Session:
                 positions=_taken(options.positions),
                 corpus_tokens=options.corpus_tokens,
             ),
+            state=state,
         )
         self.passes = passes(options.rescore, self.recorder, device)
+        if state is not None and self.recorder.rescoring is not None:
+            if state["rescoring"] is None:  # it had been given up
+                self.recorder.rescoring = None
+            else:
+                self.recorder.rescoring.load(state["rescoring"])
 
     def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None]) -> None:
         """End the book, write the bundle beside it, and hand both to ``summarize``; never raises.
@@ -158,6 +173,8 @@ class Session:
         self.recorder.epoch_done()  # what loggers get up to here is of the program as the head of the book has it
         with Harmless("the training program was not looked for again"):
             facts = self.program.look_again(self.recorder.account)
+        if error is not None:
+            facts["error"] = f"{type(error).__name__}: {error}".removesuffix(": ")
         self.recorder.finish(_status(error), **facts)
         book = self.recorder.account.path
         if book.exists():
@@ -172,26 +189,38 @@ def book_in(ledger: str | os.PathLike[str]) -> Path:
     return given if given.suffix == ".jsonl" else given / BOOK_NAME
 
 
-def new_book(ledger: str | os.PathLike[str] | None, default: Path = Path("prequential")) -> Path:
+def known_state(state: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A state from a checkpoint, if it is one that this version can read; None, with a warning, if it is not."""
+    if not state or state.get("format") == STATE_FORMAT:
+        return state or None
+    warn(
+        f"expected a state of the monitor in format {STATE_FORMAT}, got {state.get('format')!r}: it is left out, and "
+        "the run is recorded as one that begins with the weights of the checkpoint"
+    )
+    return None
+
+
+def new_book(
+    ledger: str | os.PathLike[str] | None, default: Path = Path("prequential"), *, resumed: bool = False
+) -> Path:
     """Path of the book of a new run; no run writes into the book of another.
 
     Args:
         ledger: A file name that ends in ``.jsonl``, or a folder; or None for a folder that is numbered if it is taken.
         default: That folder.
+        resumed: Whether the run is resumed: what is there already is then for `continuation` to judge.
 
     Raises:
         MeasureError: The book that ``ledger`` means exists.
     """
     if ledger is not None:
         book = book_in(ledger)
-        if book.exists():
+        if book.exists() and not resumed:
             raise MeasureError(f"expected a new path for the book, got the existing {book}: name another")
         return book
-    folder, number = default, 2
-    while (folder / BOOK_NAME).exists():
-        folder = default.with_name(f"{default.name}-{number}")
-        number += 1
-    return folder / BOOK_NAME
+    if resumed:
+        return default / BOOK_NAME
+    return next(book for book in numbered(default / BOOK_NAME) if not book.exists())
 
 
 def _taken(given: FromBatch | None) -> Callable[[Any], Any] | None:
@@ -204,7 +233,8 @@ def _taken(given: FromBatch | None) -> Callable[[Any], Any] | None:
 def _status(error: BaseException | None) -> str:
     if error is None:
         return "completed"
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    # Ctrl-C, and SIGTERM, which Lightning turns into a kind of SystemExit.
+    return "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
 
 
 def _located(path: str) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ from prequential.errors import Harmless, MeasureError
 from prequential.integrations.audience import Audience, Publish, rows_of
 from prequential.integrations.feeding import loader_draws_once, loader_drops
 from prequential.integrations.session import Options, Session, new_book
+from prequential.integrations.statefile import load_state, save_state
 from prequential.integrations.wandb import prefixed
 from prequential.ledger import read_book
 from prequential.run import Run
@@ -92,14 +93,14 @@ class CompressionCallback(TrainerCallback):
                 "no loss call that could be seen, smooth in a compute_loss_func, by torch.nn.functional.cross_entropy"
             )
         self._finish(RuntimeError("training began again before it had ended"))
-        self.book = new_book(self.ledger, Path(args.output_dir) / "prequential")
+        recorded = load_state(_checkpoints(args, state)) if state.global_step else None
         self._shown = {}
         wandb_run = getattr(sys.modules.get("wandb"), "run", None)
         wandb_runs = [] if wandb_run is None else [wandb_run]
         self._audience = Audience(wandb_runs, [*map(rows_of, wandb_runs), partial(self._show, state), *self._publish])
         self._session = Session(
             self.options,
-            path=self.book,
+            path=new_book(self.ledger, Path(args.output_dir) / "prequential", resumed=recorded is not None),
             facts={**_facts(args, state, model), **self._audience.facts},
             configuration=lambda: _configuration(args, model),
             device=args.device,
@@ -107,7 +108,12 @@ class CompressionCallback(TrainerCallback):
             publish=self._audience.publish,
             draws_once=loader_draws_once(others.get("train_dataloader")),
             module=model,
+            state=recorded,
+            learnt=f"training starts at step {state.global_step:,}" if state.global_step else None,
         )
+        self.book = self._session.recorder.account.path
+        if recorded is not None and args.ignore_data_skip:
+            self._session.recorder.feed_again(_batches_of_epoch(args, state, others.get("train_dataloader")))
         self._session.recorder.replay = (state.epoch or 0) >= 1
         self._audience.begin()
         # A compiled model would trace its hooks too, and all that they call.
@@ -152,8 +158,9 @@ class CompressionCallback(TrainerCallback):
             logs.update(self._shown)
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Make the book as durable as the checkpoint."""
+        """Make the book as durable as the checkpoint, and lay the state of the recording into it."""
         if self._session is not None:
+            save_state(_checkpoints(args, state)[-1], self._session.recorder.state())
             self._session.recorder.checkpoint()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -227,6 +234,19 @@ def _facts(args: Any, state: Any, model: Any) -> dict[str, Any]:
         "seed": args.seed,
         "start_step": state.global_step,
     }
+
+
+def _checkpoints(args: Any, state: Any) -> list[Path]:
+    """Folders that may be the checkpoint of this step; the last one is where the trainer puts it."""
+    given = getattr(args, "resume_from_checkpoint", None)
+    own = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    return [Path(given), own] if isinstance(given, str) and Path(given) != own else [own]
+
+
+def _batches_of_epoch(args: Any, state: Any, loader: Any) -> int:
+    """Micro-batches of the epoch before the checkpoint."""
+    batches = int(state.global_step) * int(args.gradient_accumulation_steps)
+    return batches % len(loader) if hasattr(loader, "__len__") else batches
 
 
 def _configuration(args: Any, model: Any) -> dict[str, Any]:

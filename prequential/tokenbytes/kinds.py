@@ -235,7 +235,7 @@ def _from_tokenizers(tokenizer: Any, name: str = "", special_ids: Sequence[int] 
     spec = _specification(tokenizer)
     saved = _json(spec)
     # A copy is safe from changes to the original; whether special tokens are split is no part of the file.
-    copy = import_module("tokenizers").Tokenizer.from_str(saved.decode())
+    copy = _rebuilt(saved)
     copy.encode_special_tokens = getattr(tokenizer, "encode_special_tokens", False)
     bytes_of = speller(spec)
     pieces = {i: bytes_of(symbol) for symbol, i in copy.get_vocab(with_added_tokens=True).items()}
@@ -245,6 +245,15 @@ def _from_tokenizers(tokenizer: Any, name: str = "", special_ids: Sequence[int] 
     pieces |= dict.fromkeys({*special_ids, unknown} & pieces.keys(), b"")
     encode = partial(_encode_text, partial(copy.encode, add_special_tokens=False))
     return _joining("tokenizers", name or type(tokenizer).__name__, pieces, encode, {"tokenizer.json": saved})
+
+
+def _rebuilt(saved: bytes) -> Any:
+    try:
+        return import_module("tokenizers").Tokenizer.from_str(saved.decode())
+    except Exception as error:  # the package raises nothing narrower: two tokens of one id, say
+        raise TokenBytesError(
+            f"expected a tokenizer that its own file rebuilds, came one that it does not ({error}): mend its vocabulary"
+        ) from error
 
 
 def _specification(tokenizer: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ length when their price is charged under a named rule.
 """
 
 from prequential.weights.evidence import Evidence, evidence_of_training
-from prequential.weights.pricing import FRESH, Weights, check_rule, find_weights, price, weights_sha256
+from prequential.weights.pricing import FRESH, Weights, check_rule, find_weights, price, weights_of, weights_sha256
 
 __all__ = [
     "FRESH",
@@ -15,5 +15,6 @@ __all__ = [
     "evidence_of_training",
     "find_weights",
     "price",
+    "weights_of",
     "weights_sha256",
 ]

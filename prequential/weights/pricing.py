@@ -63,7 +63,17 @@ def find_weights(module: nn.Module, rule: str | None = None) -> Weights | None:
     if rule is not None:
         return price(module, rule)
     evidence = evidence_of_training(module)
-    return None if evidence is None else Weights(weights_sha256(module), _parameters(module), evidence=evidence.why)
+    return None if evidence is None else weights_of(module, evidence.why)
+
+
+def weights_of(module: nn.Module, evidence: str) -> Weights:
+    """Identify weights that are known to be learnt before the run, unpriced.
+
+    Args:
+        module: The module before its first update.
+        evidence: How that is known, one sentence.
+    """
+    return Weights(weights_sha256(module), _parameters(module), evidence=evidence)
 
 
 def price(module: nn.Module, rule: str) -> Weights:
