@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from prequential.continuation import Continuation, Origin, continuation
 from prequential.errors import MeasureError, warn
 from prequential.ledger import Ledger
 from prequential.live import Row, Terms, live_values, with_sources
+from prequential.outlook import Outlook
 
 # Events after which sums are missing.
 _INCOMPLETE = {"missed", "not_understood"}
@@ -54,6 +56,7 @@ class Account:
         self.sources: dict[str, Tally] = {}
         self.step = 0
         self._header, self._charges, self._remarks = dict(header), dict(charges), dict(remarks)
+        self._outlook = Outlook(self._header)
         self._ledger: Ledger | None = None
         self._said: dict[str, tuple[int, str]] = {}  # step and message of what stands in the book, by event
         self._before = Tally()  # what loggers were given
@@ -79,6 +82,11 @@ class Account:
     def is_open(self) -> bool:
         """Whether there is a book yet."""
         return self._ledger is not None
+
+    @property
+    def bundle(self) -> dict[str, Any]:
+        """What the header says of the training program; empty if it says nothing."""
+        return dict(self._header.get("bundle") or {})
 
     def settle(self, facts: Mapping[str, Any]) -> None:
         """Add what the first micro-batch showed to the header.
@@ -151,6 +159,7 @@ class Account:
         self.sources = with_sources(self.sources, sources)
         ledger.sums(step, tally, elapsed_s, sources, log_point=log_point)
         self._added_to = step
+        self._outlook.add(step, tally)
 
     def add_uncoded(self, tokens: int) -> None:
         """Charge tokens that nothing predicted by the uniform code, ln V nats each."""
@@ -171,8 +180,9 @@ class Account:
             self._ledger.sync()
 
     def live(self) -> Row:
-        """Values for loggers: over all so far, since the last call, and by source; unknown ones are left out."""
-        values = live_values(self.total, self._before, self.sources, self._terms)
+        """Values for loggers: over all so far, ahead, since the last call, by source; unknown ones are left out."""
+        ahead = functools.partial(self._outlook.values, book=self.path)
+        values = live_values(self.total, self._before, self.sources, self._terms, ahead)
         self._before, self._shown_terms = self.total, self._terms
         return values
 

@@ -34,6 +34,10 @@ class CurveError(PrequentialError):
     """A loss curve cannot be split or forecast: no curve, or too little of it."""
 
 
+class DashboardError(PrequentialError):
+    """A dashboard cannot be built or saved: a package is missing, nobody is logged in, or W&B does not answer."""
+
+
 class MeasureError(PrequentialError):
     """The code length of a training step cannot be found."""
 

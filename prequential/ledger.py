@@ -21,6 +21,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from prequential.errors import BookError
 from prequential.run import Run
 
 BOOK_NAME = "book.jsonl"
+_BLOCK_BYTES = 1 << 17
 
 
 class Ledger:
@@ -216,12 +218,15 @@ def read_book(path: str | os.PathLike[str], *, lines: int | None = None) -> Run:
         BookError: Not a book, an unknown format number, or a damaged line (with its number).
     """
     source = Path(path)
+    reader = Reader(source)
     try:
-        content = source.read_bytes()
+        with source.open("rb") as file:
+            reader.take(file.readline())
+            if lines is not None:
+                reader.take(b"".join(islice(file, max(0, lines - 1))))
+                return reader.run()
+            while block := file.read(_BLOCK_BYTES):
+                reader.take(block + file.readline())
     except OSError as error:
         raise BookError(f"expected a book, cannot read {source}: {error.strerror}") from error
-    if not content:
-        raise BookError(f"expected a book, got the empty file {source}: the run ended before its first log point")
-    if lines is not None:
-        content = b"".join(content.splitlines(keepends=True)[:lines])
-    return Reader(source, content).run()
+    return reader.run()

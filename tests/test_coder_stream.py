@@ -269,7 +269,7 @@ def test_check_values_are_held(path):
     reader.hold(50, 1)
     reader.hold(100, -1)
     parameters[1][3] = torch.nextafter(parameters[1][3], torch.tensor(9.0))
-    with pytest.raises(CoderError, match="decoding strays before step 0: expected parameters [0-9a-f]{16}, got"):
+    with pytest.raises(CoderError, match=r"decoding strays before step 0: expected parameters [0-9a-f]{16}, got"):
         reader.hold(0, check_value(parameters))
 
 

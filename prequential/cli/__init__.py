@@ -3,8 +3,9 @@
 Exit code 0; 1 with one line on stderr for input that cannot be used; 2 for a wrong call. Each command imports what it
 needs when it runs, so that ``prequential --help`` answers at once.
 
-- `viewing`: commands that look at runs; `records`: that write books; `programs`: about training programs; `sizes`:
-  about data alone; `syncing`: that send to W&B.
+- `viewing`: commands that look at runs; `watching`: at one that is going on; `records`: that write books; `programs`:
+  about training programs; `sizes`: about figures without a run; `dashboards`: that make pages on W&B; `syncing`: that
+  send runs there.
 - `printing`: what they all print with.
 """
 
@@ -15,18 +16,23 @@ from typing import Any
 
 import click
 
-from prequential.cli import programs, records, sizes, syncing, viewing
+from prequential.cli import dashboards, programs, records, sizes, syncing, viewing, watching
 from prequential.errors import PrequentialError
 
 _COMMANDS = (
     viewing.show,
     viewing.compare,
+    viewing.shared,
     viewing.report,
+    viewing.forecast,
+    watching.watch,
     records.import_,
     records.charge,
     programs.bundle,
     programs.audit,
     sizes.baselines,
+    sizes.estimate,
+    dashboards.dashboard,
     syncing.sync,
 )
 

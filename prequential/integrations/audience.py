@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prequential.codelength import REGISTRY
 from prequential.errors import warn
 from prequential.integrations import wandb as door_to_wandb
+from prequential.integrations.charts import log_charts
 from prequential.run import Run
 
 Publish = Callable[[dict[str, float | int], int], None]
@@ -50,11 +51,11 @@ class Audience:
             self._tell(function, function, values, steps)
 
     def end(self, run: Run, files: list[Path]) -> None:
-        """Leave summary, book and bundle with the W&B runs; a server that does not answer is not waited for."""
+        """Leave summary, book, bundle and charts with the W&B runs; a server that does not answer is not waited for."""
         self._failed = None  # the book is closed
         facts = door_to_wandb.headline(run)
         self._tell_wandb(door_to_wandb.summarize, facts)
-        self._tell_wandb(_in_time, door_to_wandb.attach, files, facts)
+        self._tell_wandb(_in_time, _leave, run, files, facts)
         if self._wandb_runs and self._silenced:
             warn(f"W&B may lack a part of this run: prequential sync {run.path} sends it")
 
@@ -80,6 +81,11 @@ class Audience:
             warn(message)
             if self._failed is not None:
                 self._failed(message)
+
+
+def _leave(wandb_run: Any, run: Run, files: list[Path], facts: Mapping[str, Any]) -> None:
+    door_to_wandb.attach(wandb_run, files, facts)
+    log_charts(wandb_run, run)  # last: charts are the least
 
 
 def _in_time(wandb_run: Any, call: Callable[..., Any], *args: Any) -> None:

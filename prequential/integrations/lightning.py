@@ -67,6 +67,8 @@ class CompressionMonitor(pl.Callback):
         rescore: ``"eval"`` scores each micro-batch in evaluation mode, before its update, by an extra pass, and these
             nats are the code; a share such as 0.05 does it for so many of them, at random, and gives an estimate beside
             the code; None scores the training step itself.
+        planned_tokens: Tokens of the data that the run is to code, for the forecast of its size. Default: by the
+            trainer's limits and the tokens a step so far.
         audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
             what it codes (and later ones, while it looks at no token yet); None does not.
 
@@ -95,6 +97,7 @@ class CompressionMonitor(pl.Callback):
         corpus_tokens: int | None = None,
         weights: str | None = None,
         rescore: float | str | None = None,
+        planned_tokens: int | None = None,
         audit: str | None = None,
     ) -> None:
         self.options = Options(
@@ -112,6 +115,7 @@ class CompressionMonitor(pl.Callback):
             corpus_tokens=corpus_tokens,
             weights=weights,
             rescore=rescore,
+            planned_tokens=planned_tokens,
         )
         if audit not in (None, "full"):
             raise MeasureError(f"expected audit to be 'full' or None, got {audit!r}: leave it out for none")

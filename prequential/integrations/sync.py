@@ -20,6 +20,7 @@ from prequential.bundle import Bundle
 from prequential.codelength import REGISTRY
 from prequential.errors import BundleError, SyncError
 from prequential.integrations import wandb as door
+from prequential.integrations.charts import log_charts
 from prequential.integrations.program import BUNDLE_NAME
 from prequential.integrations.wandb_run import KnownRun, key_of, known_run, own_entity
 from prequential.live import Row, replayed
@@ -189,6 +190,7 @@ def _replay(run: Run, sending: Any, rows: list[Row], files: list[Path], progress
     door.summarize(sending, facts)
     if files:
         door.attach(sending, files, facts)
+        log_charts(sending, run)
 
 
 def _check(target: Target, rows: list[Row], book: Path) -> None:
