@@ -18,10 +18,20 @@ from prequential.intervals import Interval, Intervals
 from prequential.run import Run
 
 # Format numbers, newest first. A reader refuses a number it does not know.
-#   3  2026-11  books have an id and may name an ancestor; carried sums; a rewind says which lines stand; end: its error
+#   3  2026-11  books have an id and may name an ancestor; carried sums; a rewind says which lines stand; error;
+#              log points
 #   2  2026-11  padding apart from masked tokens; rows, in any order; sums by source; weights and modes in the header
 #   1  2026-11  first format
 BOOK_FORMAT = 3
+# What the audits on the end line must hold where there are any.
+_AUDITS: dict[str, set[str]] = {
+    "repeats": {"share"},
+    "coverage": {"share", "once", "repeated"},
+    "row_sampling": {"tokens", "standard_error"},
+    "row_split": {"nats"},
+    "rescored": {"nats", "standard_error", "batches", "share"},
+}
+_COUNTS_BELOW = 2**64  # fingerprints are the largest numbers of a book
 TALLY_TYPES: dict[str, type] = {f.name: type(f.default) for f in fields(Tally)}
 
 
@@ -29,7 +39,14 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not a number that a book may hold")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # 1e999 is JSON
+        _refuse_constant(text[:40])
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 # Sums lines are nearly all of a book: blocks of them are decoded at once, without a dict or a tally for each.
@@ -42,6 +59,7 @@ _SUMS = msgspec.defstruct(
         ("elapsed_s", float),
         *((f.name, _COUNT if type(f.default) is int else float, f.default) for f in fields(Tally)),
         ("sources", dict[str, dict[str, Any]], {}),
+        ("log_point", bool, False),
     ],
     tag="sums",
     tag_field="kind",
@@ -73,9 +91,10 @@ class Reader:
         self.end: dict[str, Any] | None = None
         self.warnings: list[str] = []
         self.charges: dict[str, float] = {}
+        self.charged_at: dict[str, int] = {}
         self.kinds: dict[str, Callable[[dict[str, Any]], None]] = {
             "sums": self._sums,
-            "carried": self._sums,
+            "carried": self._carried,
             "event": self._event,
             "charge": self._charge,
             "rewind": self._rewind,
@@ -129,7 +148,8 @@ class Reader:
         if self.torn:
             self.warnings.append("the last line is cut short and was left out: the run was killed while writing it")
         name, path = str(self.header.get("name") or self.source.parent.name), str(self.source)
-        run = Run(name, path, self.header, self.intervals, self.events, self.end, self.warnings, self.charges)
+        facts = (self.events, self.end, self.warnings, self.charges, self.charged_at)
+        run = Run(name, path, self.header, self.intervals, *facts)
         self._check_totals(run)
         return run
 
@@ -175,7 +195,11 @@ class Reader:
         del record["kind"]
         step, elapsed_s = _typed(record.pop("step"), int), _typed(record.pop("elapsed_s"), float)
         sources = _by_name(record.pop("sources", {}))
-        self.intervals.append(Interval(step, elapsed_s, _tally_of(record), sources))
+        marks = {name: record.pop(name, False) is True for name in ("log_point", "carried")}
+        self.intervals.append(Interval(step, elapsed_s, _tally_of(record), sources, **marks))
+
+    def _carried(self, record: dict[str, Any]) -> None:
+        self._sums({**record, "carried": True})
 
     def _event(self, record: dict[str, Any]) -> None:
         if not all(isinstance(record[key], str) for key in ("event", "message")):
@@ -186,7 +210,7 @@ class Reader:
         name, bits = record["name"], float(_typed(record["bits"], float))
         if not isinstance(name, str) or not 0 <= bits < math.inf:
             raise TypeError("bits")
-        self.charges[name] = bits
+        self.charges[name], self.charged_at[name] = bits, len(self.intervals)
 
     def _rewind(self, record: dict[str, Any]) -> None:
         step = _typed(record["step"], int)
@@ -200,9 +224,11 @@ class Reader:
 
     def _end(self, record: dict[str, Any]) -> None:
         record["status"], record["totals"] = str(record["status"]), dict(record["totals"])
-        for audit in {"repeats", "coverage", "row_sampling", "row_split", "rescored"} & set(record):
-            facts = dict(record[audit]).items()
-            record[audit] = {key: None if value is None else _typed(value, float) for key, value in facts}
+        for audit in _AUDITS.keys() & record.keys():
+            facts = dict(record[audit])
+            record[audit] = {key: None if value is None else _typed(value, float) for key, value in facts.items()}
+            for name in _AUDITS[audit]:
+                _typed(facts[name], float)
         self.end = record
 
     def _check_totals(self, run: Run) -> None:
@@ -239,7 +265,9 @@ def _columns(block: bytes) -> Intervals | None:
         lines: list[Any] = _SUMS_DECODER.decode_lines(block)
         if len(lines) != number:
             return None
-        columns = {name: list(map(attrgetter(name), lines)) for name in ("step", "elapsed_s", *TALLY_TYPES)}
+        columns = {
+            name: list(map(attrgetter(name), lines)) for name in ("step", "elapsed_s", "log_point", *TALLY_TYPES)
+        }
         sources = {place: _by_name(line.sources) for place, line in enumerate(lines) if line.sources}
         intervals.extend(number, columns, sources)
     except (msgspec.MsgspecError, AttributeError, KeyError, OverflowError, TypeError, UnicodeDecodeError):
@@ -256,9 +284,11 @@ def _tally_of(record: dict[str, Any]) -> Tally:
 
 
 def _typed(value: Any, kind: type) -> Any:
-    """Return the value if it is a float (or an int in its place), or a count that is not negative."""
-    if type(value) is int and (kind is float or value >= 0):
+    """Return the value if it is a float (or an int in its place), or a count that is not negative, none too large."""
+    if type(value) is int and abs(value) < _COUNTS_BELOW and (kind is float or value >= 0):
         return value
     if type(value) is float and kind is float:
-        return value
+        if math.isfinite(value):
+            return value
+        raise TypeError(f"number: {value} is beyond floating point")
     raise TypeError(repr(value)[:40])

@@ -46,6 +46,10 @@ class SourceError(PrequentialError):
     """A log cannot be read as a run: another kind of file, no losses in it, or not enough said about it."""
 
 
+class SyncError(PrequentialError):
+    """A book cannot be sent to W&B: no way to the server, or a run that is not its own."""
+
+
 class TokenBytesError(PrequentialError):
     """It is not known how many bytes a token stands for."""
 

@@ -17,16 +17,22 @@ Sources = Mapping[str, Tally]
 
 _NO_SOURCES: Sources = MappingProxyType({})
 _SUMS = {f.name: "Q" if f.name in FINGERPRINTS else "d" if isinstance(f.default, float) else "q" for f in fields(Tally)}
-_CODES = {"step": "q", "elapsed_s": "d", **_SUMS}
+_MARKS = {"log_point": "q", "carried": "q"}
+_CODES = {"step": "q", "elapsed_s": "d", **_MARKS, **_SUMS}
 
 
 class Interval(NamedTuple):
-    """One ``sums`` line: what was added up to and including ``step``, and the same by source if that was kept."""
+    """One ``sums`` line: what was added up to and including ``step``, and the same by source if that was kept.
+
+    At a ``log_point`` loggers got values; what is ``carried`` is all up to here, from another book.
+    """
 
     step: int
     elapsed_s: float
     tally: Tally
     sources: Sources = _NO_SOURCES
+    log_point: bool = False
+    carried: bool = False
 
 
 class Intervals(Sequence[Interval]):
@@ -46,7 +52,7 @@ class Intervals(Sequence[Interval]):
     def append(self, *intervals: Interval) -> None:
         """Append intervals one has in hand; many are faster in one call."""
         columns: dict[str, Sequence[Any]] = {name: [getattr(part.tally, name) for part in intervals] for name in _SUMS}
-        columns |= {name: [getattr(part, name) for part in intervals] for name in ("step", "elapsed_s")}
+        columns |= {name: [getattr(part, name) for part in intervals] for name in ("step", "elapsed_s", *_MARKS)}
         sources = {number: part.sources for number, part in enumerate(intervals) if part.sources}
         self.extend(len(intervals), columns, sources)
 
@@ -57,7 +63,7 @@ class Intervals(Sequence[Interval]):
 
         Args:
             length: How many.
-            columns: Their values by field of the tally, ``step`` and ``elapsed_s``; a field left out is 0.
+            columns: Their values by field of the tally or of `Interval`; a field left out is 0.
             sources: Sums by source of those intervals that have them, by their number among these.
 
         Raises:
@@ -119,7 +125,8 @@ class Intervals(Sequence[Interval]):
         number = range(self._length)[index]
         values = {name: column[number] for name, column in self._columns.items()}
         times = values.pop("step", 0), values.pop("elapsed_s", 0.0)
-        return Interval(*times, Tally(**values), self._sources.get(number, _NO_SOURCES))
+        marks = {name: bool(values.pop(name, 0)) for name in _MARKS}
+        return Interval(*times, Tally(**values), self._sources.get(number, _NO_SOURCES), **marks)
 
     def _slice(self, numbers: range) -> Intervals:
         part = Intervals()
@@ -134,10 +141,11 @@ class Intervals(Sequence[Interval]):
 
     def __iter__(self) -> Iterator[Interval]:
         names = [name for name in self._columns if name in _SUMS]
-        columns = (self.column(name) for name in ("step", "elapsed_s", *names))
-        for number, (step, elapsed_s, *values) in enumerate(zip(*columns, strict=True)):
+        columns = (self.column(name) for name in ("step", "elapsed_s", *_MARKS, *names))
+        for number, (step, elapsed_s, log_point, carried, *values) in enumerate(zip(*columns, strict=True)):
             sources = self._sources.get(number, _NO_SOURCES)
-            yield Interval(step, elapsed_s, Tally(**dict(zip(names, values, strict=True))), sources)
+            tally = Tally(**dict(zip(names, values, strict=True)))
+            yield Interval(step, elapsed_s, tally, sources, bool(log_point), bool(carried))
 
     def __eq__(self, other: object) -> bool:
         """Whether both hold the same intervals in the same order; the other may be a list."""

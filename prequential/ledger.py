@@ -3,7 +3,8 @@
 One line each, told apart by ``kind``:
 
 - ``header``: first line; format number, bundle, tokenizer, versions, precision, seed.
-- ``sums``: what was added since the line before, up to and including ``step`` (fields of `Tally` that are not 0).
+- ``sums``: what was added since the line before, up to and including ``step`` (fields of `Tally` that are not 0), and
+  whether loggers were told of it there.
 - ``event``: something worth knowing, with a message (a NaN step, a changed bundle, a logger that failed).
 - ``charge``: bits of a choice made with sight of the data, by name; may follow the end line.
 - ``carried``: the sums up to ``step`` of a run that another book, or none, holds line by line.
@@ -81,9 +82,26 @@ class Ledger:
         """Whether somebody deleted the file since it was opened."""
         return os.fstat(self._descriptor).st_nlink == 0
 
-    def sums(self, step: int, tally: Tally, elapsed_s: float, sources: Mapping[str, Tally] | None = None) -> None:
-        """Append the sums since the line before, ending with optimiser step ``step``, and the same by source."""
-        self._write({"kind": "sums", **_interval(step, tally, elapsed_s, sources)})
+    def sums(
+        self,
+        step: int,
+        tally: Tally,
+        elapsed_s: float,
+        sources: Mapping[str, Tally] | None = None,
+        *,
+        log_point: bool = False,
+    ) -> None:
+        """Append the sums since the line before, ending with optimiser step ``step``, and the same by source.
+
+        Args:
+            step: The optimiser step.
+            tally: The sums.
+            elapsed_s: Seconds since the recording began.
+            sources: The same by source.
+            log_point: Whether loggers get values here.
+        """
+        mark = {"log_point": True} if log_point else {}
+        self._write({"kind": "sums", **_interval(step, tally, elapsed_s, sources), **mark})
 
     def carried(self, step: int, tally: Tally, elapsed_s: float, sources: Mapping[str, Tally] | None = None) -> None:
         """Append all sums up to ``step`` of a run that is resumed, where this book does not hold them."""

@@ -70,6 +70,7 @@ class Run:
         end: The end line, or None for a run that is still going or was killed.
         warnings: What the reader had to tolerate, one sentence each.
         charges: Bits of choices made with sight of the data, and of weights learnt before the run, by name.
+        charged_at: How many intervals stood in the book when each of them was made.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Run:
     end: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     charges: dict[str, float] = field(default_factory=dict)
+    charged_at: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def columns(self) -> Intervals:
@@ -203,10 +205,12 @@ class Run:
         total = f"{math.ceil(values['compressed_bytes']):,} compressed bytes ({' + '.join(parts)})"
         if values["compression_ratio"] is not None:
             total += f" for {values['raw_bytes']:,} raw bytes: {_down(values['compression_ratio'])}x"
-            total += f", {values['bits_per_byte']:.4f} bits/byte"
+            if values["bits_per_byte"] is not None:
+                total += f", {values['bits_per_byte']:.4f} bits/byte"
         elif values["uniform_ratio"] is not None:
             total += f": {_down(values['uniform_ratio'])}x against the uniform code"
-            total += f", {values['bits_per_token']:.4f} bits/token"
+            if values["bits_per_token"] is not None:
+                total += f", {values['bits_per_token']:.4f} bits/token"
         lines = [total]
         if self.rescored is not None:
             data, error = (nats_to_bits(self.rescored[name]) / 8 for name in ("nats", "standard_error"))

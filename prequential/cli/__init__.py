@@ -4,7 +4,8 @@ Exit code 0; 1 with one line on stderr for input that cannot be used; 2 for a wr
 needs when it runs, so that ``prequential --help`` answers at once.
 
 - `viewing`: commands that look at runs; `watching`: at one that is going on; `records`: that write books; `programs`:
-  about training programs; `sizes`: about figures without a run; `dashboards`: that make pages on W&B.
+  about training programs; `sizes`: about figures without a run; `dashboards`: that make pages on W&B; `syncing`: that
+  send runs there.
 - `printing`: what they all print with.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 import click
 
-from prequential.cli import dashboards, programs, records, sizes, viewing, watching
+from prequential.cli import dashboards, programs, records, sizes, syncing, viewing, watching
 from prequential.errors import PrequentialError
 
 _COMMANDS = (
@@ -32,6 +33,7 @@ _COMMANDS = (
     sizes.baselines,
     sizes.estimate,
     dashboards.dashboard,
+    syncing.sync,
 )
 
 

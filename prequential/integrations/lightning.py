@@ -343,11 +343,12 @@ class CompressionMonitor(pl.Callback):
             self.recorder.note("logger_failed", message)
 
     def _summarize(self, run: Run, files: list[Path]) -> None:
-        if self._audience is not None:
-            self._audience.end(run, files)
         lines = run.summary()
         if self._scratch is not None:
             lines[-1] = "no book is kept of a fast_dev_run"
+        if self._audience is not None:
+            self._audience.end(run, files)
+            lines += self._audience.farewell(run)
         for line in lines:
             rank_zero_info(f"prequential: {line}")
 

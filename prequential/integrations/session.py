@@ -176,6 +176,7 @@ class Session:
             summarize: Called with the run as its book tells it, and the files written.
         """
         facts: dict[str, Any] = {}
+        self.recorder.epoch_done()  # what loggers get up to here is of the program as the head of the book has it
         with Harmless("the training program was not looked for again"):
             facts = self.program.look_again(self.recorder.account)
         if error is not None:

@@ -31,7 +31,10 @@ _HEADER_TYPES: dict[str, type] = {
     "single_pass": dict,
     "planned_tokens": int,
     "planned_steps": int,
+    "weights": dict,
+    "wandb": dict,
 }
+_COUNTS_BELOW = 2**63
 
 
 def books_at(path: str | os.PathLike[str]) -> list[Path]:
@@ -111,15 +114,18 @@ def _check_header(run: Run) -> None:
         if value is not None and type(value) is not kind:
             raise _unfit(run, name, f"a JSON {_JSON_NAMES[kind]}", value)
     vocab_size = run.header.get("vocab_size")
-    if vocab_size is not None and vocab_size < 1:
+    if vocab_size is not None and not 1 <= vocab_size < _COUNTS_BELOW:
         raise _unfit(run, "vocab_size", "a number of symbols", vocab_size)
     for name in ("planned_tokens", "planned_steps"):
         planned = run.header.get(name)
-        if planned is not None and not 1 <= planned < 2**63:
+        if planned is not None and not 1 <= planned < _COUNTS_BELOW:
             raise _unfit(run, name, "a number above 0", planned)
     standard_error = run.header.get("nats_standard_error")
     if standard_error is not None and not 0 <= standard_error < math.inf:
         raise _unfit(run, "nats_standard_error", "a number of nats", standard_error)
+    given = (run.header.get("weights") or {}).get("sha256")
+    if not isinstance(given, (str, type(None))):
+        raise _unfit(run, "weights: sha256", "a JSON string", given)
     stated = run.header.get("single_pass")
     if stated is not None and stated.get("answer") not in ("yes", "no", "unknown"):
         raise _unfit(run, "single_pass", "an answer of yes, no or unknown", stated)
@@ -129,7 +135,7 @@ def _check_header(run: Run) -> None:
     ):
         _check_bundle(run, where, bundle)
     for name, size in (run.header.get("baselines") or {}).items():
-        if type(size) is not int or size < 0:
+        if not _is_size(size):
             raise _unfit(run, f"baselines[{name!r}]", "a number of bytes", size)
 
 
@@ -139,8 +145,15 @@ def _check_bundle(run: Run, where: str, bundle: Any) -> None:
     if not isinstance(bundle, dict):
         raise _unfit(run, where, "a JSON object", bundle)
     bundle_bytes = bundle.get("bundle_bytes", 0)
-    if type(bundle_bytes) is not int or bundle_bytes < 0:
+    if not _is_size(bundle_bytes):
         raise _unfit(run, f"{where}: bundle_bytes", "a number of bytes", bundle_bytes)
+    for name in ("sha256", "rule"):
+        if not isinstance(bundle.get(name), (str, type(None))):
+            raise _unfit(run, f"{where}: {name}", "a JSON string", bundle[name])
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _COUNTS_BELOW
 
 
 _JSON_NAMES: dict[type, str] = {
