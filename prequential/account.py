@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -11,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prequential.codelength import Tally, quantities
+from prequential.codelength import Tally
 from prequential.continuation import Continuation, Origin, continuation
 from prequential.errors import MeasureError, warn
 from prequential.ledger import Ledger
-from prequential.live import Values, interval_values, source_values
+from prequential.live import Row, Terms, live_values, with_sources
+from prequential.outlook import Outlook
 
 # Events after which sums are missing.
 _INCOMPLETE = {"missed", "not_understood"}
@@ -54,9 +56,11 @@ class Account:
         self.sources: dict[str, Tally] = {}
         self.step = 0
         self._header, self._charges, self._remarks = dict(header), dict(charges), dict(remarks)
+        self._outlook = Outlook(self._header)
         self._ledger: Ledger | None = None
         self._said: dict[str, tuple[int, str]] = {}  # step and message of what stands in the book, by event
-        self._before = Tally()
+        self._before = Tally()  # what loggers were given
+        self._shown_terms: Terms | None = None
         self._began, self._elapsed_s = time.monotonic(), 0.0
         self._added_to = 0  # the step up to which sums were added
         self._kind: dict[str, Any] = {}  # facts of the run that is resumed
@@ -78,6 +82,11 @@ class Account:
     def is_open(self) -> bool:
         """Whether there is a book yet."""
         return self._ledger is not None
+
+    @property
+    def bundle(self) -> dict[str, Any]:
+        """What the header says of the training program; empty if it says nothing."""
+        return dict(self._header.get("bundle") or {})
 
     def settle(self, facts: Mapping[str, Any]) -> None:
         """Add what the first micro-batch showed to the header.
@@ -141,14 +150,16 @@ class Account:
         """Put an event on the book as soon as it is opened."""
         self._remarks[event] = message
 
-    def add(self, step: int, elapsed_s: float, tally: Tally, sources: Mapping[str, Tally]) -> None:
-        """Add the sums of one interval that ends with optimiser step ``step``."""
+    def add(
+        self, step: int, elapsed_s: float, tally: Tally, sources: Mapping[str, Tally], *, log_point: bool = False
+    ) -> None:
+        """Add the sums of one interval that ends with optimiser step ``step``, and perhaps at a log point."""
         ledger = self._opened()
         self.total += tally
-        names = self.sources | dict(sources)
-        self.sources = {name: self.sources.get(name, Tally()) + sources.get(name, Tally()) for name in names}
-        ledger.sums(step, tally, elapsed_s, sources)
+        self.sources = with_sources(self.sources, sources)
+        ledger.sums(step, tally, elapsed_s, sources, log_point=log_point)
         self._added_to = step
+        self._outlook.add(step, tally)
 
     def add_uncoded(self, tokens: int) -> None:
         """Charge tokens that nothing predicted by the uniform code, ln V nats each."""
@@ -168,25 +179,17 @@ class Account:
         if self._ledger is not None:
             self._ledger.sync()
 
-    def measured(self) -> Values:
-        """Quantities of the registry, over what was added."""
-        return quantities(
-            self.total,
-            bundle_bytes=self.bundle_bytes or 0,
-            bytes_known=self._bytes_known,
-            vocab_size=self.vocab_size,
-            choice_bits=math.fsum(self._charges.values()),
-        )
+    def live(self) -> Row:
+        """Values for loggers: over all so far, ahead, since the last call, by source; unknown ones are left out."""
+        ahead = functools.partial(self._outlook.values, book=self.path)
+        values = live_values(self.total, self._before, self.sources, self._terms, ahead)
+        self._before, self._shown_terms = self.total, self._terms
+        return values
 
-    def live(self) -> dict[str, float | int]:
-        """Values for loggers: over all so far, since the last call, and by source; unknown ones are left out."""
-        values = {
-            **self.measured(),
-            **interval_values(self.total, self._before, bytes_known=self._bytes_known),
-            **source_values(self.sources, bytes_known=self._bytes_known),
-        }
-        self._before = self.total
-        return {name: value for name, value in values.items() if value is not None}
+    @property
+    def shown(self) -> bool:
+        """Whether loggers were given all there is."""
+        return self._before == self.total and self._shown_terms in (None, self._terms)
 
     def release(self) -> None:
         """Give up the book that was to go on, as it is: nothing was recorded."""
@@ -214,8 +217,13 @@ class Account:
                 self._ledger.close()
 
     @property
-    def _bytes_known(self) -> bool:
-        return bool(self._header.get("bytes_known"))
+    def _terms(self) -> Terms:
+        return Terms(
+            bundle_bytes=self.bundle_bytes or 0,
+            bytes_known=bool(self._header.get("bytes_known")),
+            vocab_size=self.vocab_size,
+            choice_bits=math.fsum(self._charges.values()),
+        )
 
     def _opened(self) -> Ledger:
         """The book, begun with the first line after its header, or gone on in; begun again if somebody deleted it."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 NATS_PER_BIT = math.log(2.0)
-_FINGERPRINT_MODULUS = 2**64
-_FINGERPRINTS = ("fingerprint", "rows_fingerprint")
+FINGERPRINT_MODULUS = 2**64
+FINGERPRINTS = ("fingerprint", "rows_fingerprint")
 
 
 def nats_to_bits(nats: float) -> float:
@@ -64,7 +64,7 @@ class Tally:
         if not isinstance(other, Tally):
             return NotImplemented
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        sums.update({name: sums[name] % _FINGERPRINT_MODULUS for name in _FINGERPRINTS})
+        sums.update({name: sums[name] % FINGERPRINT_MODULUS for name in FINGERPRINTS})
         return Tally(**sums)
 
     @classmethod
@@ -75,7 +75,7 @@ class Tally:
         for f in fields(cls):
             column = [getattr(part, f.name) for part in parts]
             sums[f.name] = math.fsum(column) if isinstance(f.default, float) else sum(column)
-        sums.update({name: sums[name] % _FINGERPRINT_MODULUS for name in _FINGERPRINTS})
+        sums.update({name: sums[name] % FINGERPRINT_MODULUS for name in FINGERPRINTS})
         return cls(**sums)
 
     def as_replay(self) -> Tally:
@@ -175,6 +175,26 @@ REGISTRY: dict[str, Quantity] = {
         ),
         Quantity("interval_bits_per_byte", "bit/byte", "lower", "bits_per_byte since the last log point."),
         Quantity("interval_bits_per_token", "bit/token", "lower", "bits_per_token since the last log point."),
+        Quantity(
+            "model_bits_estimate",
+            "bit",
+            "",
+            "Area above the lowest loss so far, over 5 % of the tokens: what training put into the weights, estimated.",
+        ),
+        Quantity(
+            "planned_tokens", "token", "", "Tokens of the data that the run is to code, by its options or limits."
+        ),
+        Quantity(
+            "forecast_data_bits", "bit", "lower", "data_bits at the end of the data, forecast from what was seen."
+        ),
+        Quantity(
+            "forecast_compressed_bytes",
+            "byte",
+            "lower",
+            "compressed_bytes at planned_tokens, forecast from what was seen: an estimate.",
+        ),
+        Quantity("forecast_compressed_bytes_low", "byte", "lower", "Lower end of its 90 % interval."),
+        Quantity("forecast_compressed_bytes_high", "byte", "lower", "Upper end of its 90 % interval."),
         Quantity(
             "final_nats_per_token",
             "nat/token",

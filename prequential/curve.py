@@ -16,9 +16,9 @@ All functions are pure, take a `Run` and know its intervals only: nothing is int
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from prequential.codelength import NATS_PER_BIT, nats_to_bits
@@ -87,6 +87,35 @@ class Surplus:
     reached: bool
 
 
+class RunningFloor:
+    """The lowest loss so far, of means over the last intervals that together hold 5 % of the coded tokens so far.
+
+    It remembers those intervals only, so that it can follow a run of any length.
+    """
+
+    def __init__(self) -> None:
+        self._sums = deque([(0, 0.0)])
+        self._nats_per_token = math.inf
+
+    def add(self, coded_tokens: int, nats: float) -> float:
+        """Go on to the next boundary.
+
+        Args:
+            coded_tokens: Coded tokens up to there.
+            nats: Sum of -ln p up to there.
+
+        Returns:
+            The floor there, in nats per token.
+        """
+        self._sums.append((coded_tokens, nats))
+        while coded_tokens - self._sums[1][0] >= max(1.0, _SMOOTHED_SHARE * coded_tokens):
+            self._sums.popleft()
+        tokens_before, nats_before = self._sums[0]
+        smoothed = (nats - nats_before) / (coded_tokens - tokens_before)
+        self._nats_per_token = min(self._nats_per_token, smoothed)
+        return self._nats_per_token
+
+
 def split(run: Run, floor: Floor, *, held_out_nats_per_token: float | None = None) -> Split:
     """Split the area under a run's loss curve at a named floor.
 
@@ -110,9 +139,16 @@ def split(run: Run, floor: Floor, *, held_out_nats_per_token: float | None = Non
     if not total.coded_tokens:
         raise CurveError("expected coded tokens, got none: there is no area to split")
     if floor == "running":
-        height = min(_smoothed(run))
+        lowest = RunningFloor()
+        for _, coded, nats in _sums(run):
+            height = lowest.add(coded, nats)
     elif floor == "in_sample":
-        height = run.final_nats_per_token or 0.0
+        final = run.final_nats_per_token
+        if final is None:
+            raise CurveError(
+                "expected two intervals or more for a final loss, got one: there is no floor in the sample"
+            )
+        height = final
     elif held_out_nats_per_token is not None:
         height = held_out_nats_per_token
     else:
@@ -128,10 +164,8 @@ def running_model_bits(run: Run) -> list[Point]:
     low and the bits a little high, the more so the noisier the intervals: an estimate. Where the difficulty of the data
     changes along the run, its easiest stretch sets the floor.
     """
-    points = []
-    for (tokens, coded, nats), floor in zip(_sums(run), accumulate(_smoothed(run), min), strict=True):
-        points.append(Point(tokens, nats_to_bits(nats - floor * coded)))
-    return points
+    floor = RunningFloor()
+    return [Point(tokens, nats_to_bits(nats - floor.add(coded, nats) * coded)) for tokens, coded, nats in _sums(run)]
 
 
 def catch_up(run: Run, sizes: Mapping[str, int] | None = None, *, raw_bytes: int | None = None) -> list[CatchUp]:
@@ -154,9 +188,9 @@ def catch_up(run: Run, sizes: Mapping[str, int] | None = None, *, raw_bytes: int
     whole = raw_bytes or sizes.get("uniform") or run.total.raw_bytes
     found = []
     if vocab_size := run.header.get("vocab_size"):
-        found.append(_catch_up("uniform", run, [i.tally.tokens * math.log2(vocab_size) for i in run.intervals], False))
+        found.append(_catch_up("uniform", run, [tokens * math.log2(vocab_size) for tokens in _tokens(run)], False))
     for name, size in sizes.items() if run.bytes_known and whole else ():
-        bits = [8 * size * (i.tally.raw_bytes / whole) for i in run.intervals]
+        bits = [8 * size * (raw / whole) for raw in run.columns.column("raw_bytes")]
         found.append(_catch_up("raw" if name == "uniform" else name, run, bits, estimate=name != "uniform"))
     return found
 
@@ -192,22 +226,19 @@ def surplus(run: Run, tolerance_nats_per_token: float) -> Surplus:
 def _sums(run: Run) -> Iterator[tuple[int, int, float]]:
     """Tokens, coded tokens and nats up to every boundary that has coded tokens before it."""
     tokens, coded, nats = 0, 0, 0.0
-    for interval in run.intervals:
-        tokens += interval.tally.tokens
-        coded += interval.tally.coded_tokens
-        nats += interval.tally.nats
+    columns = (run.columns.column(name) for name in ("coded_tokens", "uncoded_tokens", "nats"))
+    for more_coded, uncoded, more_nats in zip(*columns, strict=True):
+        tokens += more_coded + uncoded
+        coded += more_coded
+        nats += more_nats
         if coded:
             yield tokens, coded, nats
 
 
-def _smoothed(run: Run) -> Iterator[float]:
-    """Mean loss at every boundary over the last intervals that together hold 5 % of the coded tokens so far."""
-    sums = [(0, 0.0), *((coded, nats) for _, coded, nats in _sums(run))]
-    begin = 0
-    for coded, nats in sums[1:]:
-        while coded - sums[begin + 1][0] >= max(1.0, _SMOOTHED_SHARE * coded):
-            begin += 1
-        yield (nats - sums[begin][1]) / (coded - sums[begin][0])
+def _tokens(run: Run) -> list[int]:
+    """Tokens of each interval, coded and uncoded."""
+    columns = (run.columns.column(name) for name in ("coded_tokens", "uncoded_tokens"))
+    return [coded + uncoded for coded, uncoded in zip(*columns, strict=True)]
 
 
 def _catch_up(name: str, run: Run, other_bits: list[float], estimate: bool) -> CatchUp:
@@ -221,10 +252,10 @@ def _catch_up(name: str, run: Run, other_bits: list[float], estimate: bool) -> C
 def _shorter_from(run: Run, other_bits: list[float], charge_bits: float) -> int | None:
     """Find the first boundary from which on the run's code stays shorter than the other one."""
     lead, tokens, since = -charge_bits, 0, None
-    for interval, other in zip(run.intervals, other_bits, strict=True):
-        tally = interval.tally
-        tokens += tally.tokens
-        lead += other - (tally.nats + tally.uncoded_nats) / NATS_PER_BIT
+    columns = (run.columns.column(name) for name in ("nats", "uncoded_nats"))
+    for more_tokens, nats, uncoded_nats, other in zip(_tokens(run), *columns, other_bits, strict=True):
+        tokens += more_tokens
+        lead += other - (nats + uncoded_nats) / NATS_PER_BIT
         if lead <= 0:
             since = None
         elif since is None:

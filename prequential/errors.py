@@ -34,12 +34,20 @@ class CurveError(PrequentialError):
     """A loss curve cannot be split or forecast: no curve, or too little of it."""
 
 
+class DashboardError(PrequentialError):
+    """A dashboard cannot be built or saved: a package is missing, nobody is logged in, or W&B does not answer."""
+
+
 class MeasureError(PrequentialError):
     """The code length of a training step cannot be found."""
 
 
 class SourceError(PrequentialError):
     """A log cannot be read as a run: another kind of file, no losses in it, or not enough said about it."""
+
+
+class SyncError(PrequentialError):
+    """A book cannot be sent to W&B: no way to the server, or a run that is not its own."""
 
 
 class TokenBytesError(PrequentialError):

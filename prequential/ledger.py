@@ -3,7 +3,8 @@
 One line each, told apart by ``kind``:
 
 - ``header``: first line; format number, bundle, tokenizer, versions, precision, seed.
-- ``sums``: what was added since the line before, up to and including ``step`` (fields of `Tally` that are not 0).
+- ``sums``: what was added since the line before, up to and including ``step`` (fields of `Tally` that are not 0), and
+  whether loggers were told of it there.
 - ``event``: something worth knowing, with a message (a NaN step, a changed bundle, a logger that failed).
 - ``charge``: bits of a choice made with sight of the data, by name; may follow the end line.
 - ``carried``: the sums up to ``step`` of a run that another book, or none, holds line by line.
@@ -20,6 +21,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from prequential.errors import BookError
 from prequential.run import DECODED, Run
 
 BOOK_NAME = "book.jsonl"
+_BLOCK_BYTES = 1 << 17
 
 
 class Ledger:
@@ -79,9 +82,26 @@ class Ledger:
         """Whether somebody deleted the file since it was opened."""
         return os.fstat(self._descriptor).st_nlink == 0
 
-    def sums(self, step: int, tally: Tally, elapsed_s: float, sources: Mapping[str, Tally] | None = None) -> None:
-        """Append the sums since the line before, ending with optimiser step ``step``, and the same by source."""
-        self._write({"kind": "sums", **_interval(step, tally, elapsed_s, sources)})
+    def sums(
+        self,
+        step: int,
+        tally: Tally,
+        elapsed_s: float,
+        sources: Mapping[str, Tally] | None = None,
+        *,
+        log_point: bool = False,
+    ) -> None:
+        """Append the sums since the line before, ending with optimiser step ``step``, and the same by source.
+
+        Args:
+            step: The optimiser step.
+            tally: The sums.
+            elapsed_s: Seconds since the recording began.
+            sources: The same by source.
+            log_point: Whether loggers get values here.
+        """
+        mark = {"log_point": True} if log_point else {}
+        self._write({"kind": "sums", **_interval(step, tally, elapsed_s, sources), **mark})
 
     def carried(self, step: int, tally: Tally, elapsed_s: float, sources: Mapping[str, Tally] | None = None) -> None:
         """Append all sums up to ``step`` of a run that is resumed, where this book does not hold them."""
@@ -217,12 +237,15 @@ def read_book(path: str | os.PathLike[str], *, lines: int | None = None) -> Run:
         BookError: Not a book, an unknown format number, or a damaged line (with its number).
     """
     source = Path(path)
+    reader = Reader(source)
     try:
-        content = source.read_bytes()
+        with source.open("rb") as file:
+            reader.take(file.readline())
+            if lines is not None:
+                reader.take(b"".join(islice(file, max(0, lines - 1))))
+                return reader.run()
+            while block := file.read(_BLOCK_BYTES):
+                reader.take(block + file.readline())
     except OSError as error:
         raise BookError(f"expected a book, cannot read {source}: {error.strerror}") from error
-    if not content:
-        raise BookError(f"expected a book, got the empty file {source}: the run ended before its first log point")
-    if lines is not None:
-        content = b"".join(content.splitlines(keepends=True)[:lines])
-    return Reader(source, content).run()
+    return reader.run()

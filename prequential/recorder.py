@@ -282,7 +282,7 @@ class Recorder:
             status: ``completed``, ``interrupted`` or ``failed``.
             facts: More for the end line (a bundle that grew).
         """
-        self._finish_log_point()
+        self._show_rest()
         if not self.account.is_open and (self._before is None or status != "completed"):
             self.account.release()
             return
@@ -413,13 +413,14 @@ class Recorder:
             return
         seen = iter(self._watch.read() if self._watch is not None else [])
         for interval, reading in zip(waiting, read_sums([interval.sums for interval in waiting]), strict=True):
-            self._account_for(interval, reading, list(islice(seen, interval.batches)))
+            batches = list(islice(seen, interval.batches))
+            self._account_for(interval, reading, batches, last=interval is waiting[-1])
         self._compare_losses(waiting)
         self.publish(self.account.live(), self.steps)
 
-    def _account_for(self, interval: _Waiting, reading: Reading, seen: list[Seen]) -> None:
+    def _account_for(self, interval: _Waiting, reading: Reading, seen: list[Seen], *, last: bool) -> None:
         tally, sources, estimates = self._in_columns(interval, reading.tally, seen)
-        self.account.add(interval.step, interval.elapsed_s, tally, sources)
+        self.account.add(interval.step, interval.elapsed_s, tally, sources, log_point=last)
         if self.rescoring is not None and interval.differences is not None:
             self.rescoring.count(interval.differences, tally)
         remarks = [*estimates.items(), *remarks_on(reading, interval.step, self.account.vocab_size)]
@@ -437,6 +438,13 @@ class Recorder:
     @_shielded
     def _finish_log_point(self) -> None:
         self._log_point()
+
+    @_shielded
+    def _show_rest(self) -> None:
+        """Reach a log point, and show what was added outside of one: dropped rows, a program that grew."""
+        self._log_point()
+        if self.account.is_open and not self.account.shown:
+            self.publish(self.account.live(), self.steps)
 
     def _rescored(self) -> dict[str, Any]:
         if self.rescoring is None or self.failure is not None:

@@ -7,14 +7,15 @@ nothing else.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from prequential.codelength import Tally, nats_to_bits, quantities
+from prequential.intervals import Interval, Intervals
+
+__all__ = ["REPEATS_ALLOWED", "START", "Interval", "Run"]
 
 # Weights learnt before the run, where a length is conditional on them.
 START = "\N{GREEK SMALL LETTER THETA}0"
@@ -30,13 +31,32 @@ DECODED = "decoded"
 _NO_CODE_LENGTH = frozenset({"not_causal", "scored_after_update", "uncovered", "disagree"})
 
 
-class Interval(NamedTuple):
-    """One ``sums`` line: what was added up to and including ``step``, and the same by source if that was kept."""
+class Mark(NamedTuple):
+    """A place in a run: the framework's number of the optimiser step, and tokens of the data up to there."""
 
     step: int
-    elapsed_s: float
-    tally: Tally
-    sources: Mapping[str, Tally] = MappingProxyType({})
+    tokens: int
+
+
+def planned_tokens(header: Mapping[str, Any], first: Mark, last: Mark) -> int | None:
+    """Tokens of the data that a run is to code, as it was told, or by its planned steps; None where neither is known.
+
+    Where only ``planned_steps`` is known, the steps that are left are taken to have as many tokens as those so far.
+
+    Args:
+        header: The head of its book.
+        first: The end of its first interval.
+        last: The end of its last one.
+    """
+    told: int | None = header.get("planned_tokens")
+    steps: int | None = header.get("planned_steps")
+    if told is not None or steps is None:
+        return told
+    if last.step >= steps:
+        return last.tokens
+    if last.step <= first.step:
+        return None
+    return round(last.tokens + (steps - last.step) * (last.tokens - first.tokens) / (last.step - first.step))
 
 
 @dataclass(frozen=True)
@@ -52,32 +72,43 @@ class Run:
         end: The end line, or None for a run that is still going or was killed.
         warnings: What the reader had to tolerate, one sentence each.
         charges: Bits of choices made with sight of the data, and of weights learnt before the run, by name.
+        charged_at: How many intervals stood in the book when each of them was made.
         proofs: Certificates of decodings that gave the data back.
     """
 
     name: str
     path: str
     header: dict[str, Any]
-    intervals: list[Interval]
+    intervals: Sequence[Interval]
     events: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     charges: dict[str, float] = field(default_factory=dict)
+    charged_at: dict[str, int] = field(default_factory=dict)
     proofs: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def columns(self) -> Intervals:
+        """The intervals as columns, for arithmetic over all of them."""
+        return self.intervals if isinstance(self.intervals, Intervals) else Intervals(self.intervals)
 
     @cached_property
     def total(self) -> Tally:
         """Sums over the whole run."""
-        return Tally.total(interval.tally for interval in self.intervals)
+        return self.columns.total()
 
     @cached_property
     def sources(self) -> dict[str, Tally]:
         """Sums over the whole run by the source of the rows; first tokens that nothing predicts are not in them."""
-        parts: dict[str, list[Tally]] = defaultdict(list)
-        for interval in self.intervals:
-            for name, tally in interval.sources.items():
-                parts[name].append(tally)
-        return {name: Tally.total(parts[name]) for name in sorted(parts)}
+        return self.columns.by_source()
+
+    @property
+    def planned_tokens(self) -> int | None:
+        """Tokens of the data that the run is to code, as far as its book tells; see the function of this name."""
+        if not self.intervals:
+            return self.header.get("planned_tokens")
+        first, last = self.intervals[0], self.intervals[-1]
+        return planned_tokens(self.header, Mark(first.step, first.tally.tokens), Mark(last.step, self.total.tokens))
 
     @property
     def bundle(self) -> dict[str, Any]:
@@ -177,6 +208,12 @@ class Run:
             values["final_nats_per_token"] = self.final_nats_per_token
         return values
 
+    def _repr_html_(self) -> str:
+        """Show the run in a notebook: its page."""
+        from prequential.views.page import fragment
+
+        return fragment([self])
+
     def summary(self) -> list[str]:
         """The end of a run in a few lines of plain text: the sum, how far it is proved, where the book lies."""
         values: dict[str, Any] = self.measured()
@@ -189,10 +226,12 @@ class Run:
         total = f"{math.ceil(values['compressed_bytes']):,} compressed bytes ({' + '.join(parts)})"
         if values["compression_ratio"] is not None:
             total += f" for {values['raw_bytes']:,} raw bytes: {_down(values['compression_ratio'])}x"
-            total += f", {values['bits_per_byte']:.4f} bits/byte"
+            if values["bits_per_byte"] is not None:
+                total += f", {values['bits_per_byte']:.4f} bits/byte"
         elif values["uniform_ratio"] is not None:
             total += f": {_down(values['uniform_ratio'])}x against the uniform code"
-            total += f", {values['bits_per_token']:.4f} bits/token"
+            if values["bits_per_token"] is not None:
+                total += f", {values['bits_per_token']:.4f} bits/token"
         lines = [total]
         if self.rescored is not None:
             data, error = (nats_to_bits(self.rescored[name]) / 8 for name in ("nats", "standard_error"))
@@ -220,20 +259,23 @@ class Run:
 
     @property
     def final_nats_per_token(self) -> float | None:
-        """Mean loss over the last intervals that together hold 5 % of the coded tokens; None for an empty run."""
-        wanted = _FINAL_SHARE * sum(interval.tally.coded_tokens for interval in self.intervals)
+        """Mean loss over the last intervals that together hold 5 % of the coded tokens; None without two intervals."""
+        if sum(tokens > 0 for tokens in self.columns.column("coded_tokens")) < 2:
+            return None  # the mean of a whole run is not its end
+        wanted = _FINAL_SHARE * self.total.coded_tokens
         nats, tokens = 0.0, 0
-        for interval in reversed(self.intervals):
+        columns = (reversed(self.columns.column(name)) for name in ("nats", "coded_tokens"))
+        for more_nats, more_tokens in zip(*columns, strict=True):
             if tokens and tokens >= wanted:
                 break
-            nats, tokens = nats + interval.tally.nats, tokens + interval.tally.coded_tokens
-        return nats / tokens if tokens else None
+            nats, tokens = nats + more_nats, tokens + more_tokens
+        return nats / tokens
 
     @property
     def single_pass(self) -> tuple[str, list[str]]:
         """Verdict ``yes``, ``no`` or ``unknown``, with its reasons."""
         reasons = [event["message"] for event in self.events if event["event"] == "not_single_pass"]
-        replayed = sum(interval.tally.replayed_tokens for interval in self.intervals)
+        replayed = self.total.replayed_tokens
         if replayed and not reasons:
             reasons = [f"{replayed:,} tokens were scored again after their first exposure, taken for replay, left out"]
         if reasons:

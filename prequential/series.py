@@ -18,16 +18,20 @@ class Series(NamedTuple):
     """Columns of a run, one value for each interval that has tokens, in the order of training.
 
     Attributes:
+        steps: Optimiser step at its end.
         tokens: Tokens of the data so far, coded and uncoded.
         raw_bytes: Bytes they stand for; None if they are not known.
+        data_bits: Code of those that were coded: the area so far.
         compressed_bytes: Code of these tokens, charges and bundle included.
         bits_per_unit: Bits of the interval a raw byte, or a token where bytes are not known; bundle not included.
         running_bits_per_unit: The same over all so far.
         uniform_bytes: The same tokens under the uniform code; None if V is not known.
     """
 
+    steps: Floats
     tokens: Floats
     raw_bytes: Floats | None
+    data_bits: Floats
     compressed_bytes: Floats
     bits_per_unit: Floats
     running_bits_per_unit: Floats
@@ -46,18 +50,24 @@ def series(run: Run) -> Series:
     Args:
         run: The run.
     """
-    tallies = [interval.tally for interval in run.intervals if interval.tally.tokens]
-    tokens = np.array([tally.tokens for tally in tallies], np.float64)
-    bits = np.array([tally.nats + tally.uncoded_nats for tally in tallies], np.float64) / NATS_PER_BIT
-    sizes = np.array([tally.raw_bytes for tally in tallies], np.float64) if run.bytes_known else None
+    names = ("step", "coded_tokens", "uncoded_tokens", "nats", "uncoded_nats", "raw_bytes")
+    columns = {name: np.asarray(run.columns.column(name), np.float64) for name in names}
+    tokens = columns["coded_tokens"] + columns["uncoded_tokens"]
+    there = tokens > 0
+    tokens = tokens[there]
+    columns = {name: column[there] for name, column in columns.items()}
+    bits = (columns["nats"] + columns["uncoded_nats"]) / NATS_PER_BIT
+    sizes = columns["raw_bytes"] if run.bytes_known else None
     units = tokens if sizes is None else sizes
     values = run.measured()
     fixed = (values["choice_bits"] or 0) / 8 + (values["bundle_bytes"] or 0)
     vocab_size = run.header.get("vocab_size")
     with np.errstate(divide="ignore", invalid="ignore"):
         return Series(
+            steps=columns["step"],
             tokens=tokens.cumsum(),
             raw_bytes=None if sizes is None else sizes.cumsum(),
+            data_bits=columns["nats"].cumsum() / NATS_PER_BIT,
             compressed_bytes=bits.cumsum() / 8 + fixed,
             bits_per_unit=bits / units,
             running_bits_per_unit=bits.cumsum() / units.cumsum(),

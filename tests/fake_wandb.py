@@ -5,9 +5,11 @@
         run = wandb.init(project="p"); run.log({"loss": 1.0}); run.finish()
         assert server.run().history[0]["loss"] == 1.0
 
-It speaks what the client asks for: GraphQL, the file stream, uploads and downloads by signed URL. Faults are injected:
-``server.fault = lambda method, path, operation: 500`` (None lets a request pass), ``server.delay = seconds``;
-``server.stop()`` and ``server.start()`` make it go away and come back. Standard library only.
+It speaks what the client asks for: GraphQL, the file stream, uploads and downloads by signed URL. It is told to fail:
+``server.fail("500")`` and every other status, ``"timeout"`` (it takes a request and never answers), ``"reset"`` (it
+takes one and cuts the connection), ``"vanish"`` (nobody listens any more); ``server.fail(None)`` makes it well again.
+``server.fault = lambda method, path, operation: 500`` picks requests (None lets one pass), ``server.delay = seconds``
+slows all. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import gzip
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
 import time
 import traceback
@@ -85,6 +89,7 @@ class FakeWandb:
         self.errors: list[str] = []
         self.fault = None
         self.delay = 0.0
+        self.failing: str | None = None
         self.stop_runs = False
         self.lock = threading.RLock()
 
@@ -102,6 +107,9 @@ class FakeWandb:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
+                if outer.failing in ("timeout", "reset"):
+                    outer.calls.append((time.time(), self.command, self.path, None, outer.failing, None))
+                    return outer.cut(self.connection)
                 try:
                     status, out, ctype = outer.handle(
                         self.command, self.path, body, self.headers.get("x-wandb-async-client-id")
@@ -138,10 +146,27 @@ class FakeWandb:
             self.httpd.server_close()
             self.httpd = None
 
+    def fail(self, how):
+        """Fail every request from now on: a status such as "500", "timeout", "reset", "vanish"; None to be well."""
+        status = int(how) if how is not None and how.isdigit() else None
+        self.failing, self.fault = how, (lambda *_: status) if status else None
+        if how == "vanish":
+            self.stop()
+        elif self.httpd is None:
+            self.start()
+
+    def cut(self, connection):
+        """Leave a request without an answer until the server is well, or reset its connection at once."""
+        while self.failing == "timeout":
+            time.sleep(0.05)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
     def __enter__(self):
         return self.start()
 
     def __exit__(self, *a):
+        self.failing = None
         self.stop()
 
     @property
@@ -243,6 +268,9 @@ class FakeWandb:
                 "teams": {"edges": []},
             }
         }
+
+    def op_get_default_entity(self, v):
+        return {"viewer": {"id": "VXNlcjox", "entity": self.entity}}
 
     def op_server_features_query(self, v):
         return {"serverInfo": {"features": []}}

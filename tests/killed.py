@@ -47,13 +47,15 @@ class Keeps:
         self.next = state["next"]
 
 
-def train(ledger, every, reached=None):
-    """Train to the end, from the last checkpoint if there is one."""
+def train(ledger, every, reached=None, *, doomed=False):
+    """Train to the end, from the last checkpoint if there is one; who is doomed waits for the kill before it."""
 
     class Tells(Toy):
         def training_step(self, batch, batch_idx):
             if reached is not None:
                 reached[:4] = batch_idx.to_bytes(4, "little")
+            if doomed and batch_idx == BATCHES - 1:
+                time.sleep(600)
             return super().training_step(batch, batch_idx)
 
         def configure_optimizers(self):
@@ -104,14 +106,14 @@ def main(seed, kills):
     moments = sorted(chance.randrange(BATCHES) for _ in range(kills))
     for number, moment in enumerate(moments):
         reached[:4] = bytes(4)
-        child = forked(lambda number=number: train("killed", 1 + number % 3, reached))
+        child = forked(lambda number=number: train("killed", 1 + number % 3, reached, doomed=True))
+        if number % 5 == 4:  # while it starts
+            moment = 0
         while int.from_bytes(reached[:4], "little") < moment and os.waitpid(child, os.WNOHANG) == (0, 0):
             time.sleep(0.0005)
-        time.sleep(chance.uniform(0, 0.006) if chance.random() < 0.8 else chance.uniform(0, 0.2))
+        time.sleep(chance.uniform(0, 0.1 if number % 5 == 4 else 0.006))
         os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status):
-            break
+        os.waitpid(child, 0)
         print("killed at", int.from_bytes(reached[:4], "little"), flush=True)
     for run in (lambda: train("killed", 2, reached), lambda: train("unbroken", 1)):
         _, status = os.waitpid(forked(run), 0)

@@ -130,6 +130,8 @@ def test_keys_are_names_of_the_registry_or_documented(books, script):
         "charges",
         "length",
         "sources",
+        "model_bits_in_sample",
+        "catch_up",
     }
     documented |= {"bundle_sha256", "rule", "sizes", "files", "packages", "python", "git", "codecs"}
     for arguments in (("show", "a"), ("bundle", script), ("baselines", "data")):
@@ -245,6 +247,7 @@ def test_a_file_without_permission_is_one_line_and_exit_1(books, monkeypatch, ar
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     result = call(*arguments)
     fails_in_one_line(result)
     assert "Permission denied" in result.stderr

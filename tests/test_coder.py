@@ -1,4 +1,4 @@
-"""From logits to integer frequencies and back: equal tables on both sides, nothing uncodable, hardly longer than the ideal."""
+"""From logits to integer frequencies and back: equal tables on both sides, nothing uncodable, near the ideal."""
 
 import math
 import subprocess
@@ -50,8 +50,11 @@ def round_trip(path, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return found
 
 
+FEW = st.integers(2, 40)
+
+
 @st.composite
-def rows(draw, vocabularies=st.integers(2, 40), most_rows=12):
+def rows(draw, vocabularies=FEW, most_rows=12):
     """Logits of any bits whatever, with ties and infinities, and any targets."""
     symbols, count = draw(vocabularies), draw(st.integers(0, most_rows))
     value = st.one_of(
@@ -81,7 +84,7 @@ def test_the_intervals_of_all_symbols_fill_the_table(symbols):
 
 @pytest.mark.parametrize("symbols", [LARGEST_SINGLE_STEP + 1, 4096, 5000])
 def test_two_steps_fill_their_tables(symbols):
-    """Groups fill the first table; the symbols of a group, with those that only fill up the last one, fill the second."""
+    """Groups fill the first table; the symbols of a group, with those that fill up the last one, fill the second."""
     groups, size = steps(symbols)
     pairs = frequencies(seeded(1, symbols).expand(symbols, -1), torch.arange(symbols)).long()
     first, second = pairs[::size, 0], pairs[:size, 1]
@@ -142,7 +145,7 @@ def test_one_symbol_costs_nothing():
 @pytest.mark.parametrize(("symbols", "most"), [(256, 24), (50_257, 48)])
 @pytest.mark.parametrize("low", [-69.0, -1e4, -math.inf])
 def test_the_most_unlikely_symbol_can_be_coded(symbols, most, low):
-    """p of 1e-30, of exp(-10000) and of 0 cost at most 24 bits a step."""
+    """Probabilities of 1e-30, of exp(-10000) and of 0 cost at most 24 bits a step."""
     logits = torch.full((1, symbols), low)
     logits[0, 7] = 0.0
     assert 20 < cost(frequencies(logits, torch.tensor([symbols - 1]))).item() <= most

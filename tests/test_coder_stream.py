@@ -5,7 +5,14 @@ import hashlib
 import pytest
 import torch
 
-from prequential.coder import BitstreamReader, BitstreamWriter, check_value, checks_path, frequencies, uniform_frequencies
+from prequential.coder import (
+    BitstreamReader,
+    BitstreamWriter,
+    check_value,
+    checks_path,
+    frequencies,
+    uniform_frequencies,
+)
 from prequential.coder import writer as writing
 from prequential.coder.stream import FRAME, HEADER, MAGIC, read_layout
 from prequential.errors import CoderError
@@ -262,11 +269,13 @@ def test_check_values_are_held(path):
     reader.hold(50, 1)
     reader.hold(100, -1)
     parameters[1][3] = torch.nextafter(parameters[1][3], torch.tensor(9.0))
-    with pytest.raises(CoderError, match="decoding strays before step 0: expected parameters [0-9a-f]{16}, got"):
+    with pytest.raises(CoderError, match=r"decoding strays before step 0: expected parameters [0-9a-f]{16}, got"):
         reader.hold(0, check_value(parameters))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64, torch.int64, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64, torch.int64, torch.bool]
+)
 def test_check_values_depend_on_every_bit(dtype):
     """Of every tensor, in any layout of memory; order counts, and so does the sign of zero."""
     tensor = (torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) * 3).to(dtype)

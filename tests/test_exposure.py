@@ -1,5 +1,7 @@
 """Which rows came before: exact while they fit, an estimate within its error beyond."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from prequential.identity import exposure
 from prequential.identity.exposure import FirstExposures
+from prequential.identity.refeeding import Refeeding
 
 
 def hashes(values, seed=0):
@@ -78,3 +81,60 @@ def test_the_error_is_that_of_many_trials():
         errors.append(seen.sampling.standard_error)
     assert abs(np.mean(misses)) < 3 * np.mean(errors) / 60**0.5
     assert np.std(misses) == pytest.approx(np.mean(errors), rel=0.3)
+
+
+@given(st.lists(st.integers(0, 9), max_size=40), st.lists(st.lists(st.integers(0, 9), max_size=12), max_size=6))
+def test_of_a_pass_that_begins_again_as_many_rows_come_again_as_came(first, parts):
+    """The second route: a count of each value, whatever the cut into calls; rows that are new count from then on."""
+    seen = Refeeding()
+    for value in first:
+        seen.add(hashes([value]))
+    known, passes = Counter(first), (parts, parts)
+    for again in passes:
+        seen.begin_again()
+        due = Counter(known)
+        for part in again:
+            expected = []
+            for value in part:
+                expected.append(float(due[value] > 0))
+                due[value] -= due[value] > 0
+                known[value] += not expected[-1]
+            assert came_before(seen, hashes(np.array(part, int))).tolist() == expected
+    assert seen.sampling is None
+
+
+@pytest.mark.parametrize("kind", [FirstExposures, Refeeding])
+def test_what_is_remembered_goes_through_a_checkpoint(kind, tmp_path):
+    """Nothing but tensors and plain numbers, and the rest is told as without it; beyond the capacity too."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(3)
+    whole, cut = kind(capacity=100), kind(capacity=100)
+    first, second = hashes(rng.integers(0, 300, 200)), hashes(rng.integers(0, 300, 200))
+    for seen in (whole, cut):
+        if kind is Refeeding:
+            seen.add(first)
+            seen.begin_again()
+        else:
+            came_before(seen, first)
+    came_before(whole, second[:50])
+    came_before(cut, second[:50])
+    torch.save(cut.state(), tmp_path / "state.pt")
+    resumed = kind(capacity=100)
+    resumed.load(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert came_before(resumed, second[50:]).tolist() == came_before(whole, second[50:]).tolist()
+    assert resumed.sampling == whole.sampling
+    assert resumed.sampling is not None
+
+
+def test_a_pass_beyond_the_capacity_is_estimated():
+    """Half of the rows come again: the estimate is within four of its standard errors, and honest about them."""
+    seen, values = Refeeding(capacity=1000), hashes(range(20_000))
+    seen.add(values[:10_000])
+    assert seen.sampling is None
+    seen.begin_again()
+    shares = came_before(seen, values[5_000:15_000])
+    found = seen.sampling
+    assert shares.sum() == pytest.approx(5_000, abs=4 * found.standard_error)
+    assert 0 < found.standard_error < 500
+    seen.end_pass()
+    assert seen.sampling is None

@@ -1,5 +1,6 @@
 """Forecasts: against made curves whose end is known in closed form, and against published runs where they are there."""
 
+import contextlib
 import math
 import re
 from dataclasses import replace
@@ -232,7 +233,7 @@ class TestIntervals:
         ("tokens", "nats", "total", "options", "message"),
         [
             ([1, 2], [1.0], 5, {}, r"one shape \(n,\), got \(2,\) and \(1,\)"),
-            ([], [], 5, {}, "one shape"),
+            ([], [], 5, {}, "nothing was seen yet"),
             ([1, 2], [1.0, math.nan], 5, {}, "finite"),
             ([2, 1], [1.0, 1.0], 5, {}, "cumulative tokens"),
             ([0, 0], [0.0, 0.0], 5, {}, "nothing was seen yet"),
@@ -240,6 +241,8 @@ class TestIntervals:
             ([0, 1], [1.0, 1.0], 5, {}, "no nats in intervals without tokens"),
             ([1, 2], [1.0, 1.0], 1, {}, "at least the 2 seen, got 1"),
             ([1, 2], [1.0, 1.0], math.inf, {}, "at least the 2 seen, got inf"),
+            ([1, 2], [1.0, 1.0], math.nan, {}, "at least the 2 seen, got nan"),
+            ([1, 2], [1.0, 1.0], 10**400, {}, "at least the 2 seen, got 2,000"),
             ([1, 2], [1.0, 1.0], 5, {}, "at least 6 intervals after the first 30% of what was seen, got 1"),
             ([1, 2], [1.0, 1.0], 5, {"confidence": 1.0}, "confidence above 0 and below 1, got 1.0"),
             ([1, 2], [1.0, 1.0], 5, {"sampled_share": 0.0}, "sampled_share above 0 and at most 1, got 0.0"),
@@ -286,6 +289,16 @@ class TestPublishedRuns:
         assert np.median([abs(miss) for miss, _ in results]) <= median
         assert max(abs(miss) for miss, _ in results) <= worst
         assert np.mean([inside for _, inside in results]) >= 0.85
+
+    @pytest.mark.parametrize(("share", "holds"), [(0.01, 0), (0.05, 11), (0.1, 15)])
+    def test_before_a_tenth_the_interval_does_not_hold(self, curves, share, holds):
+        """Why nothing is shown so early; runs of which too little is left for a forecast are not counted."""
+        found = []
+        for curve in curves:
+            with contextlib.suppress(CurveError):
+                one = forecast(*as_book(*curve.until(share)), curve.tokens[-1])
+                found.append(one.low_nats <= curve.nats.sum() <= one.high_nats)
+        assert sum(found) == holds
 
     def test_intervals_from_30_percent_are_narrow(self, curves):
         found = [forecast(*curve.until(0.3), curve.tokens[-1]) for curve in curves]

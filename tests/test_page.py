@@ -1,7 +1,12 @@
 """Charts and pages: what they draw is what the books say, no peak is lost, and nothing from outside is executed."""
 
+import csv
+import html
+import io
 import json
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +19,10 @@ from hypothesis import strategies as st
 from prequential import compare, load_run
 from prequential.cli import main
 from prequential.series import lead, series, thinned
+from prequential.views import comparison_record, run_record
+from prequential.views import page as page_module
 from prequential.views.chart import run_chart
+from prequential.views.export import curves_csv, report_record
 from prequential.views.page import fragment, page, picture
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -104,5 +112,97 @@ def test_the_command_writes_the_page_and_refuses_other_files(runs):
     assert runner.invoke(main, ["report", "one", "other", "-o", "page.html"]).exit_code == 0
     assert runner.invoke(main, ["report", "one", "-o", "one.png"]).exit_code == 0
     assert Path("page.html").read_text(encoding="utf-8").lstrip().startswith("<!doctype html>")
+    assert runner.invoke(main, ["report", "one", "other", "-o", "page.csv"]).exit_code == 0
+    assert Path("page.csv").read_text().startswith("run,step,tokens,")
     refused = runner.invoke(main, ["report", "one", "-o", "page.doc"])
     assert (refused.exit_code, "ends in .html" in refused.output) == (2, True)
+
+
+def test_the_csv_holds_every_interval_and_ends_in_the_totals(runs):
+    """Names with commas and quotes come back as they were."""
+    odd = replace(runs[0], name='x, "y"')
+    rows = list(csv.DictReader(io.StringIO(curves_csv([odd, runs[1]]))))
+    assert [row["run"] for row in rows] == [odd.name] * 40 + ["one"] * 40
+    for run, last in ((odd, rows[39]), (runs[1], rows[79])):
+        values = run.measured()
+        assert (int(last["step"]), int(last["tokens"]), int(last["raw_bytes"])) == (40, 40_000, 40_000)
+        for name in ("data_bits", "compressed_bytes", "uniform_bytes"):
+            assert float(last[name]) == pytest.approx(values[name], rel=1e-12)
+
+
+def test_what_is_not_known_is_an_empty_cell_and_none():
+    book("bare/book.jsonl", tallies([1.0, 0.5]), bytes_known=False, vocab_size=None)
+    run = load_run("bare")
+    assert [row["raw_bytes"] for row in csv.DictReader(io.StringIO(curves_csv([run])))] == ["", ""]
+    record = report_record([run])
+    assert (record["comparison"], record["runs"][0]["curve"]["uniform_bytes"]) == (None, None)
+
+
+def test_the_json_holds_what_tables_show_and_the_curves(runs):
+    """Parsed back from the file that the command writes."""
+    assert CliRunner().invoke(main, ["report", "one", "other", "-o", "all.json"]).exit_code == 0
+    record = json.loads(Path("all.json").read_text())
+    comparison = compare(runs)
+    assert record["comparison"] == json.loads(json.dumps(comparison_record(comparison)))
+    for found, row in zip(record["runs"], comparison.rows, strict=True):
+        curve = found.pop("curve")
+        assert found == json.loads(json.dumps(run_record(row.run)))
+        assert len(curve["tokens"]) == 40
+        assert curve["compressed_bytes"][-1] == pytest.approx(found["compressed_bytes"], rel=1e-12)
+
+
+def test_a_forced_comparison_is_marked_on_the_page_and_in_pictures(runs):
+    """With both values, escaped."""
+    book("third/book.jsonl", tallies([1.0] * 30), name=EVIL)
+    comparison = compare([*runs, load_run("third")], force=True)
+    ranked = [row.run for row in comparison.rows]
+    content = page(ranked, comparison)
+    assert '<p class="forced">FORCED: these runs are not comparable, they differ in tokens' in content
+    assert "30,000 in &lt;/script&gt;" in content
+    assert "<img" not in re.sub(r"<script>.*?</script>", "", content, flags=re.DOTALL)
+    assert b"FORCED: not comparable in tokens" in picture(ranked, "svg", comparison)
+
+
+def test_runs_of_one_group_have_one_colour(runs):
+    """Each run still is a line, in the pictures as well."""
+    comparison = compare(runs, group_by="vocab_size")
+    ranked = [row.run for row in comparison.rows]
+    spec = run_chart(ranked, groups={run.name: EVIL for run in ranked})
+    assert spec["datasets"]["groups"] == [{"run": run.name, "group": EVIL} for run in ranked]
+    encodings = [
+        layer["encoding"] for part in spec["vconcat"] for layer in part["layer"] if "color" in layer.get("encoding", {})
+    ]
+    assert encodings
+    assert all((e["color"]["field"], e["detail"]["field"]) == ("group", "run") for e in encodings)
+    assert "256" in picture(ranked, "svg", comparison).decode()
+    assert "vocab_size" in page(ranked, comparison)
+
+
+class TestNotebook:
+    def test_runs_and_comparisons_show_themselves(self, runs):
+        """In a frame that may run its own scripts and reaches nothing else."""
+        for thing, words in ((runs[0], "compressed bytes"), (compare(runs), "Winner: other, by")):
+            shown = thing._repr_html_()
+            assert shown.startswith('<iframe sandbox="allow-scripts" srcdoc="')
+            inside = html.unescape(shown.split('srcdoc="', 1)[1].split('"', 1)[0])
+            assert words in inside
+            assert "default-src 'none'" in html.unescape(inside)
+            shell = re.sub(r"<script>.*?</script>", "", inside, flags=re.DOTALL)
+            assert not re.findall(r"(?:src|href)=", shell)
+
+    def test_names_from_outside_stay_inside_the_frame(self):
+        book("evil/book.jsonl", tallies([1.0, 0.5]), events=[("doubt", EVIL)], name='" onload="x' + EVIL)
+        shown = load_run("evil")._repr_html_()
+        assert shown.count('"') == 8  # of its four attributes
+        assert shown.count("<") == 2  # the frame and its end
+
+    def test_without_the_charts_package_there_are_tables_still(self, runs, monkeypatch):
+        monkeypatch.setitem(sys.modules, "vl_convert", None)
+        page_module._script.cache_clear()
+        try:
+            shown = html.unescape(runs[0]._repr_html_())
+        finally:
+            page_module._script.cache_clear()
+        assert "No charts: they need vl-convert" in shown
+        assert "compressed bytes" in shown
+        assert "<script" not in shown

@@ -358,6 +358,22 @@ def test_a_resume_with_other_batches_and_another_program_is_allowed_and_noted(tr
     assert run.total.coded_tokens == TOKENS
     assert [event["event"] for event in run.events] == ["resumed", "batch_size"]
     assert "with other settings: bundle" in run.events[0]["message"]
+    assert run.bundle["sha256"] == other.options.bundle.sha256
+    assert os.path.getsize("bundle.tar.xz") == run.bundle["bundle_bytes"]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_the_program_of_the_first_part_is_charged_where_it_is_the_same_or_left_out(trainer_of, again):
+    """Live and in the book."""
+    from prequential import Bundle
+
+    bundle = Bundle(files={"train.py": b"print('training')"})
+    interrupted(trainer_of, 6, monitor(bundle=bundle), saver())
+    trainer = fitted(trainer_of, monitor(bundle=bundle if again else None), ckpt=checkpoint(4))
+    run = read_book("book.jsonl")
+    assert run.bundle["sha256"] == bundle.sha256
+    assert "bundle" not in run.end
+    assert float(trainer.callback_metrics["prequential/bundle_bytes"]) == bundle.bundle_bytes
 
 
 @pytest.mark.parametrize(
@@ -659,12 +675,13 @@ def test_a_filler_that_is_known_stays_known(trainer_of):
     targets = tokens[:, 1:].clone()
     tokens[:4, -3:] = 0
     targets[:4, -3:] = -100
-    tokens[8, -1], targets[8, -1] = 0, -100
+    tokens[8, -2:], targets[8, -1] = 0, -100
     data = batches_of(*map(list, zip(tokens[:, :-1].split(4), targets.split(4), strict=True)))
     interrupted(trainer_of, 3, monitor(), saver(), data=data)
     fitted(trainer_of, monitor(), ckpt=checkpoint(2), data=data)
     run = read_book("book.jsonl")
     assert same(run, unbroken(trainer_of, data=data))
+    assert run.total.padding_tokens == 4 * 3 + 1
 
 
 def test_a_begin_of_text_is_known_over_the_cut(trainer_of):
@@ -697,9 +714,9 @@ def test_rows_that_were_dropped_are_charged_once(trainer_of):
     whole = read_book("book.jsonl")
     assert whole.total.uncoded_tokens == 28 + 2 * (LENGTH + 1)
     with pytest.warns(PrequentialWarning, match="2 rows"):
-        fitted(trainer_of, monitor(), ckpt=checkpoint(7), data=Drops, max_epochs=2)
+        fitted(trainer_of, monitor(), ckpt=checkpoint(7), data=Drops, max_epochs=2, max_steps=9)
     run = read_book("book.jsonl")
-    assert (run.total.uncoded_tokens, run.total.replayed_tokens) == (whole.total.uncoded_tokens, 28 * LENGTH)
+    assert (run.total.uncoded_tokens, run.total.replayed_tokens) == (whole.total.uncoded_tokens, 2 * 4 * LENGTH)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

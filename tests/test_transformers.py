@@ -181,6 +181,26 @@ def test_rows_that_are_equal_are_data_where_each_is_drawn_once():
     assert 0 < again.replayed_tokens < again.coded_tokens
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ROWS // 4),
+        ({"gradient_accumulation_steps": 3}, -(-ROWS // 4 // 3)),
+        ({"num_train_epochs": 2}, ROWS // 4),
+        ({"max_steps": 3}, 3),
+        ({"max_steps": 1000}, ROWS // 4),
+        ({"kind": Weighted}, ROWS // 4),
+        ({"kind": Weighted, "num_train_epochs": 2}, None),  # the second epoch may bring rows that were not drawn before
+    ],
+)
+def test_the_limits_of_the_trainer_say_how_many_steps_bring_new_data(options, expected):
+    run = recorded(**options)
+    assert run.header["planned_steps"] == expected
+    if expected is not None:
+        assert run.planned_tokens == run.total.tokens
+        assert max(i.step for i in run.intervals if i.tally.coded_tokens) == expected
+
+
 def test_rows_that_fill_no_batch_are_charged():
     """`dataloader_drop_last`: the two rows of a cut off remainder are data that the program never codes."""
     run = recorded(data=examples(padded=False)[:30], dataloader_drop_last=True)

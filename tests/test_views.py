@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 from books import HEADER, book, tallies
@@ -227,6 +229,78 @@ def test_no_interval_is_said():
     assert "over a (no interval)" in drawn(comparison_table(compare(runs)), 200)
 
 
+def test_the_table_says_since_when_the_winner_leads_and_of_what_the_difference_is():
+    """The figures are those of the comparison; what is gained is rounded down."""
+    comparison = compare(
+        [run(), run("b", [loss - 0.1 for loss in LOSSES], bundle={**HEADER["bundle"], "bundle_bytes": 900})]
+    )
+    text = drawn(comparison_table(comparison), 200)
+    found = comparison.verdict.difference
+    area = math.floor(found.area_bytes)
+    assert f"Area {area:,} bytes, bundle -200; b leads from token {found.leads_from_tokens:,} on, " in text
+    assert f"without the bundle from token {found.leads_from_tokens_without_bundle:,} on." in text
+
+
+def test_three_runs_have_a_table_of_how_far_each_is_behind():
+    comparison = compare([run(), run("b", [loss - 0.1 for loss in LOSSES]), run("c", [loss - 0.05 for loss in LOSSES])])
+    text = drawn(comparison_table(comparison), 200)
+    lines = text[text.index("behind from") :].splitlines()
+    rows = [line.split() for line in lines if line.startswith(("a ", "c "))]
+    for row, found in zip(rows, comparison.differences, strict=True):
+        low, high = found.interval_bytes
+        expected = [gain(found.difference_bytes), gain(low), cost(high), gain(found.area_bytes), "0", "1,000"]
+        assert row == [found.rival, *expected]
+
+
+def test_a_forced_comparison_is_marked_in_table_and_record():
+    comparison = compare([run(), run("b", LOSSES[:50], name=EVIL)], force=True)
+    text = drawn(comparison_table(comparison), 400)
+    assert "FORCED: these runs are not comparable, they differ in tokens, data fingerprint and raw_bytes." in text
+    assert re.search(r"tokens: 60,000 in a, 50,000 in \[bold red\]x", text) or re.search(
+        r"tokens: 50,000 in .*, 60,000 in a", text
+    )
+    assert [mismatch["field"] for mismatch in comparison_record(comparison)["forced"]] == [
+        "tokens",
+        "data fingerprint",
+        "raw_bytes",
+    ]
+
+
+def test_groups_have_a_table():
+    runs = [
+        run(name, [loss - by for loss in LOSSES], seed=seed)
+        for name, by, seed in (("a", 0, 1), ("b", 0.1, 1), ("c", 0.2, 2))
+    ]
+    comparison = compare(runs, group_by="seed")
+    text = drawn(comparison_table(comparison), 200)
+    total = {row.name: cost(row.quantities["compressed_bytes"]) for row in comparison.rows}
+    assert ["seed", "runs", "lowest", "median", "highest"] in [line.split() for line in text.splitlines()]
+    assert ["2", "1", total["c"], total["c"], total["c"]] in [line.split() for line in text.splitlines()]
+    record = comparison_record(comparison)
+    assert (record["group_by"], [group["runs"] for group in record["groups"]]) == ("seed", [["c"], ["b", "a"]])
+
+
+COLD = """
+import sys
+from prequential.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code, done.code
+heavy = {"torch", "lightning", "wandb", "scipy", "pandas", "transformers", "altair", "vl_convert"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("show", "a"), ("compare", "a", "b"), ("shared", "a", "b", "--from-token", "60000")]
+)
+def test_tables_wait_for_no_heavy_package(arguments):
+    """From a cold start, to the last line."""
+    run(), run("b", [*LOSSES, *LOSSES] if arguments[0] == "shared" else LOSSES)
+    subprocess.run([sys.executable, "-c", COLD, *arguments], check=True, capture_output=True)
+
+
 # -- bundles and baselines --------------------------------------------------------------------------------------
 
 
@@ -271,6 +345,8 @@ DOCUMENTED = {
     "bundle_sha256",
     "warnings",
     "baselines",
+    "model_bits_in_sample",
+    "catch_up",
 }
 
 
@@ -278,8 +354,15 @@ def test_the_keys_of_records_are_those_of_the_registry_and_a_few_documented_word
     one, other = run(), run("b")
     assert set(run_record(one)) - set(REGISTRY) == DOCUMENTED
     record = comparison_record(compare([one, other]))
-    assert set(record) == {"runs", "verdict", "notes", "baselines"}
-    assert set(record["verdict"]) == {"winner", "difference_bytes", "interval_bytes", "choice_bits"}
+    assert set(record) == {
+        *("runs", "verdict", "differences", "forced", "group_by", "groups", "notes", "baselines"),
+    }
+    difference = {
+        *("rival", "difference_bytes", "interval_bytes", "area_bytes", "charges_bytes", "bundle_bytes"),
+        *("leads_from_tokens", "leads_from_tokens_without_bundle"),
+    }
+    assert set(record["verdict"]) == {"winner", "choice_bits", "choice_charged", *difference}
+    assert [set(found) for found in record["differences"]] == [difference]
     for row in record["runs"]:
         assert set(row) - set(REGISTRY) == {"name"}
 
@@ -306,3 +389,35 @@ def test_other_codes_stand_among_the_runs_by_size():
     lines = [line.split() for line in drawn(comparison_table(comparison), 200).splitlines()]
     assert [line[0] for line in lines if line and line[0] in ("a", "b", "xz", "raw")] == ["b", "xz", "a", "raw"]
     assert ["xz", "-9e", "17,000", "3.529", "2.2667"] in lines
+
+
+def test_the_model_bits_are_those_of_the_floor_that_is_named():
+    """By hand: the area above the mean of the last 5 %, three intervals of 60; the lowest such mean while it runs."""
+    losses = [*LOSSES[:57], 2.5, 2.5, 2.5]  # it rises at the end
+    lowest = (LOSSES[54] + LOSSES[55] + LOSSES[56]) / 3
+    bits = [1000 * (math.fsum(losses) - 60 * floor) / math.log(2) for floor in (2.5, lowest)]
+    ended, open_ = run(losses=losses), run("b", losses=losses, status=None)
+    for one, expected, words in (
+        (ended, bits[0], "above the final loss (est"),
+        (open_, bits[1], "above the lowest loss so"),
+    ):
+        text = drawn(run_table(one))
+        assert row_of(text, "model bits")[0] == (f"{math.ceil(expected):,}")
+        assert words in text
+    records = run_record(ended), run_record(open_)
+    assert records[0]["model_bits_in_sample"] == pytest.approx(bits[0])
+    assert records[1]["model_bits_in_sample"] is None
+    assert records[1]["model_bits_estimate"] == pytest.approx(bits[1])
+
+
+def test_from_which_token_on_a_run_is_shorter_than_other_codes():
+    """By hand: 60,000 raw bytes, bundle 700; xz at 30,000 bytes is 0.5 a byte, gzip is never reached."""
+    lead = [0.5 * 1000 * (n + 1) - 700 - 1000 * math.fsum(LOSSES[: n + 1]) / math.log(2) / 8 for n in range(60)]
+    since = 1000 * (max(n for n in range(60) if lead[n] <= 0) + 2)
+    one = run(baselines={"xz -9e": 30_000, "gzip -9": 100, "uniform": 60_000})
+    text = drawn(run_table(one))
+    assert row_of(text, "xz -9e") == ["30,000", f"{since:,}"]
+    assert row_of(text, "gzip -9") == ["100", DASH]
+    assert "shorter from" in text
+    found = {code["name"]: code["tokens"] for code in run_record(one)["catch_up"]}
+    assert (found["xz -9e"], found["gzip -9"]) == (since, None)

@@ -136,7 +136,7 @@ def _files_of_zip(packed: bytes, limit_bytes: int) -> dict[str, bytes]:
     left_bytes = limit_bytes
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         for entry in archive.infolist():
-            if entry.is_dir() or not stat.S_ISREG(entry.external_attr >> 16):
+            if not entry.filename or entry.is_dir() or not stat.S_ISREG(entry.external_attr >> 16):
                 raise BundleError(f"expected plain files only, got {entry.filename!r}, a link or folder: refused")
             _admit(entry.filename, files)
             with archive.open(entry) as content:

@@ -3,8 +3,9 @@
 Exit code 0; 1 with one line on stderr for input that cannot be used; 2 for a wrong call. Each command imports what it
 needs when it runs, so that ``prequential --help`` answers at once.
 
-- `viewing`: commands that look at runs; `records`: that write books; `programs`: about training programs; `sizes`:
-  about data alone; `proving`: that give the data back.
+- `viewing`: commands that look at runs; `watching`: at one that is going on; `records`: that write books; `programs`:
+  about training programs; `sizes`: about figures without a run; `dashboards`: that make pages on W&B; `syncing`: that
+  send runs there; `proving`: that give the data back.
 - `printing`: what they all print with.
 """
 
@@ -15,13 +16,16 @@ from typing import Any
 
 import click
 
-from prequential.cli import programs, proving, records, sizes, viewing
+from prequential.cli import dashboards, programs, proving, records, sizes, syncing, viewing, watching
 from prequential.errors import PrequentialError
 
 _COMMANDS = (
     viewing.show,
     viewing.compare,
+    viewing.shared,
     viewing.report,
+    viewing.forecast,
+    watching.watch,
     records.import_,
     records.charge,
     programs.bundle,
@@ -29,6 +33,9 @@ _COMMANDS = (
     proving.decode,
     proving.verify,
     sizes.baselines,
+    sizes.estimate,
+    dashboards.dashboard,
+    syncing.sync,
 )
 
 

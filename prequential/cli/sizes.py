@@ -1,9 +1,10 @@
-"""Commands about data alone: `baselines`."""
+"""Commands about figures without a run: `baselines` of a file, `estimate` of what was published."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,3 +29,29 @@ def baselines(file: str, as_json: bool) -> None:
     progress = (lambda name: click.echo(f"{name} ...", err=True)) if len(data) > _LONG_BYTES else None
     sizes = sizes_of(data, progress=progress)
     print_json({"raw_bytes": len(data), "baselines": sizes}) if as_json else print_view(views.baselines_table(sizes))
+
+
+@click.command()
+@click.option("--tokens", type=float, required=True, metavar="N", help="Tokens trained on, once each, as 1.4e12.")
+@click.option("--nats-per-token", type=float, required=True, metavar="L", help="Mean online loss, in nats.")
+@click.option("--bundle-bytes", type=float, metavar="B", help="Size of the training program.")
+@click.option("--raw-bytes", type=float, metavar="B", help="Size of the source data.")
+@click.option("--name", metavar="NAME", help="Name of the run in tables.")
+@click.option("--data-name", metavar="NAME", help="Declared name of the data, to compare by.")
+@click.option("-o", "--output", metavar="FOLDER", help="Write a book there, for the other commands.")
+@as_json_option
+def estimate(output: str | None, as_json: bool, **figures: Any) -> None:
+    """Estimate a description length from published figures.
+
+    N tokens at L nats each, and the training program: no log, no curve, no proof.
+    """
+    from prequential.sources.published import published_run
+
+    run = published_run(**figures)
+    if output is not None:
+        from prequential.sources.writing import write_book
+
+        write_book(run, output)
+    from prequential import views
+
+    print_json(views.run_record(run)) if as_json else print_view(views.run_table(run))

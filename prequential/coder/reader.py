@@ -73,8 +73,8 @@ class BitstreamReader:
         expected, found = self.checks.get(step), int(value) % 2**64
         if expected not in (None, found):
             raise CoderError(
-                f"decoding strays before step {step}: expected parameters {expected:016x}, got {found:016x}; decode with "
-                "the seeds, on the device, thread count and build of the run"
+                f"decoding strays before step {step}: expected parameters {expected:016x}, got {found:016x}; decode "
+                "with the seeds, on the device, thread count and build of the run"
             )
 
     def _tokens(self, tables: Tables, count: int) -> Tensor:

@@ -30,7 +30,7 @@ class Cells(NamedTuple):
 def checked(tokens: Sequence[float] | Array, nats: Sequence[float] | Array) -> tuple[Array, Array]:
     """Both columns as float64, intervals without tokens left out."""
     ends, sums = np.asarray(tokens, dtype=np.float64), np.asarray(nats, dtype=np.float64)
-    if ends.ndim != 1 or ends.shape != sums.shape or not ends.size:
+    if ends.ndim != 1 or ends.shape != sums.shape:
         raise CurveError(f"expected tokens and nats of one shape (n,), got {ends.shape} and {sums.shape}")
     if not (np.isfinite(ends).all() and np.isfinite(sums).all()):
         raise CurveError("expected finite tokens and nats, got inf or nan: charge such a step by the uniform code")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import concurrent.futures
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prequential.codelength import REGISTRY
 from prequential.errors import warn
 from prequential.integrations import wandb as door_to_wandb
+from prequential.integrations.charts import log_charts
 from prequential.run import Run
 
 Publish = Callable[[dict[str, float | int], int], None]
+
+# What W&B is waited for at the end of a training, in all: before it takes an artifact its client asks the server.
+WAIT_S = 10.0
 
 
 class Audience:
@@ -21,7 +27,7 @@ class Audience:
         wandb_runs: W&B runs, which get x-axes, a summary, and book and bundle as an artifact; their rows come from one
             of the functions.
         publish: Functions that get quantities by name, and the number of optimiser steps so far.
-        failed: Called with a sentence about whoever failed.
+        failed: Called with a sentence about whoever failed while the run was recorded.
     """
 
     def __init__(
@@ -45,10 +51,19 @@ class Audience:
             self._tell(function, function, values, steps)
 
     def end(self, run: Run, files: list[Path]) -> None:
-        """Leave summary, book and bundle with the W&B runs."""
+        """Leave summary, book, bundle and charts with the W&B runs; a server that does not answer is not waited for."""
+        self._failed = None  # the book is closed
         facts = door_to_wandb.headline(run)
         self._tell_wandb(door_to_wandb.summarize, facts)
-        self._tell_wandb(door_to_wandb.attach, files, facts)
+        self._tell_wandb(_in_time, _leave, run, files, facts)
+        if self._wandb_runs and self._silenced:
+            warn(f"W&B may lack a part of this run: prequential sync {run.path} sends it")
+
+    def farewell(self, run: Run) -> list[str]:
+        """Say what has become of the W&B runs: nothing is known to have arrived before the program ends."""
+        if self._silenced:
+            return []  # a warning said more
+        return [_farewell(wandb_run, run) for wandb_run in self._wandb_runs]
 
     def _tell_wandb(self, call: Callable[..., Any], *args: Any) -> None:
         for run in self._wandb_runs:
@@ -61,11 +76,51 @@ class Audience:
             call(*args)
         except Exception as error:
             self._silenced.add(id(follower))
-            name = getattr(follower, "__name__", type(follower).__name__)
+            name = "W&B" if follower in self._wandb_runs else getattr(follower, "__name__", type(follower).__name__)
             message = f"{name} failed and gets no more values: {type(error).__name__}: {error}"
             warn(message)
             if self._failed is not None:
                 self._failed(message)
+
+
+def _leave(wandb_run: Any, run: Run, files: list[Path], facts: Mapping[str, Any]) -> None:
+    door_to_wandb.attach(wandb_run, files, facts)
+    log_charts(wandb_run, run)  # last: charts are the least
+
+
+def _in_time(wandb_run: Any, call: Callable[..., Any], *args: Any) -> None:
+    """Make a call that may wait for a server, for `WAIT_S` at most; it goes on by itself after that.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def make() -> None:
+        try:
+            outcome.set_result(call(wandb_run, *args))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=make, name="prequential-wandb", daemon=True).start()
+    try:
+        outcome.result(timeout=WAIT_S)
+    except concurrent.futures.TimeoutError:
+        raise TimeoutError(f"no answer from its server within {WAIT_S:g} s") from None
+
+
+def _farewell(wandb_run: Any, run: Run) -> str:
+    if getattr(wandb_run, "offline", False):
+        return (
+            f"W&B run {wandb_run.id} is offline: wandb sync {Path(wandb_run.dir).parent} sends it; "
+            f"prequential sync {run.path} sends what it lacks then"
+        )
+    bound_s = getattr(getattr(wandb_run, "settings", None), "finish_timeout", 0)
+    bound = f"for {bound_s:g} s at most" if bound_s else "without a bound (WANDB_FINISH_TIMEOUT=600 sets one)"
+    return (
+        f"W&B run {wandb_run.id} is uploaded until the program ends, which waits for it {bound}; "
+        f"prequential sync {run.path} sends what it lacks then"
+    )
 
 
 def rows_for(logger: Any) -> Publish:

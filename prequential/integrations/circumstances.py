@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 
+from prequential.integrations.plan import planned_steps
 from prequential.integrations.session import new_book
 from prequential.integrations.wandb import identity
 
@@ -22,6 +23,7 @@ def circumstances(trainer: pl.Trainer) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "seed": seed(),
         "start_step": trainer.global_step,
+        "planned_steps": planned_steps(trainer),
         "wandb": identity(logger.experiment) if isinstance(logger, WandbLogger) else None,
     }
 

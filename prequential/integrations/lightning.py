@@ -72,6 +72,8 @@ class CompressionMonitor(pl.Callback):
         rescore: ``"eval"`` scores each micro-batch in evaluation mode, before its update, by an extra pass, and these
             nats are the code; a share such as 0.05 does it for so many of them, at random, and gives an estimate beside
             the code; None scores the training step itself.
+        planned_tokens: Tokens of the data that the run is to code, for the forecast of its size. Default: by the
+            trainer's limits and the tokens a step so far.
         audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
             what it codes (and later ones, while it looks at no token yet); None does not.
         bitstream: Whether to write the data as a bitstream beside the book while the run trains, from which
@@ -102,6 +104,7 @@ class CompressionMonitor(pl.Callback):
         corpus_tokens: int | None = None,
         weights: str | None = None,
         rescore: float | str | None = None,
+        planned_tokens: int | None = None,
         audit: str | None = None,
         bitstream: bool = False,
     ) -> None:
@@ -120,6 +123,7 @@ class CompressionMonitor(pl.Callback):
             corpus_tokens=corpus_tokens,
             weights=weights,
             rescore=rescore,
+            planned_tokens=planned_tokens,
         )
         if audit not in (None, "full"):
             raise MeasureError(f"expected audit to be 'full' or None, got {audit!r}: leave it out for none")
@@ -423,11 +427,12 @@ class CompressionMonitor(pl.Callback):
             self.recorder.note("logger_failed", message)
 
     def _summarize(self, run: Run, files: list[Path]) -> None:
-        if self._audience is not None:
-            self._audience.end(run, files)
         lines = run.summary()
         if self._scratch is not None:
             lines[-1] = "no book is kept of a fast_dev_run"
+        if self._audience is not None:
+            self._audience.end(run, files)
+            lines += self._audience.farewell(run)
         for line in lines:
             rank_zero_info(f"prequential: {line}")
 

@@ -47,11 +47,12 @@ class Program:
             Facts for the end of the book.
         """
         again = self._found() if self._wanted == "auto" and self.bundle is not None else None
-        if again is None or self.bundle is None or again.sha256 == self.bundle.sha256:
-            return {}
-        account.note("bundle_changed", "the training program held other files at the end than at the start")
-        self.bundle, account.bundle_bytes = again, again.bundle_bytes
-        return {"bundle": again.manifest()}
+        if again is not None and self.bundle is not None and again.sha256 != self.bundle.sha256:
+            account.note("bundle_changed", "the training program held other files at the end than at the start")
+            self.bundle, account.bundle_bytes = again, again.bundle_bytes
+        # Also where it was exchanged before a resume: the header has the first one then.
+        changed = self.bundle is not None and self.bundle.sha256 != account.bundle.get("sha256")
+        return {"bundle": self.manifest} if changed else {}
 
     def written(self, book: Path) -> list[Path]:
         """Write the bundle beside the book; return both files, or the book alone."""

@@ -55,6 +55,7 @@ class Options:
     corpus_tokens: int | None = None
     weights: str | None = None
     rescore: float | str | None = None
+    planned_tokens: int | None = None
     table: TokenBytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -62,6 +63,8 @@ class Options:
             raise MeasureError(
                 f"expected every_n_steps of at least 1, got {self.every_n_steps}: leave it out for the default"
             )
+        if self.planned_tokens is not None and self.planned_tokens < 1:
+            raise MeasureError(f"expected planned_tokens of at least 1, got {self.planned_tokens}: leave it out")
         if not all(math.isfinite(bits) and bits >= 0 for bits in (self.charges or {}).values()):
             raise MeasureError(f"expected bits of 0 or more as charges, got {self.charges}: log2 N for the best of N")
         if self.repeats not in ("auto", "replay", "data"):
@@ -82,6 +85,7 @@ class Options:
             "data_name": self.data_name,
             "baselines": dict(sizes) if sizes else None,
             "rescore": self.rescore,
+            "planned_tokens": self.planned_tokens,
         }
 
 
@@ -156,6 +160,8 @@ class Session:
             ),
             state=state,
         )
+        if self.program.bundle is None:  # that of the part before a resume, if there was one
+            account.bundle_bytes = account.bundle.get("bundle_bytes")
         self.passes = passes(options.rescore, self.recorder, device)
         if state is not None and self.recorder.rescoring is not None:
             if state["rescoring"] is None:  # it had been given up
@@ -172,6 +178,7 @@ class Session:
             more: Facts for the end of the book.
         """
         facts: dict[str, Any] = {}
+        self.recorder.epoch_done()  # what loggers get up to here is of the program as the head of the book has it
         with Harmless("the training program was not looked for again"):
             facts = self.program.look_again(self.recorder.account)
         if error is not None:

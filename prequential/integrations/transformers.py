@@ -17,6 +17,7 @@ from torch import Tensor
 from prequential.errors import Harmless, MeasureError
 from prequential.integrations.audience import Audience, Publish, rows_of
 from prequential.integrations.feeding import loader_draws_once, loader_drops
+from prequential.integrations.plan import planned_steps_of
 from prequential.integrations.session import Options, Session, new_book
 from prequential.integrations.statefile import load_state, save_state
 from prequential.integrations.wandb import prefixed
@@ -101,7 +102,11 @@ class CompressionCallback(TrainerCallback):
         self._session = Session(
             self.options,
             path=new_book(self.ledger, Path(args.output_dir) / "prequential", resumed=recorded is not None),
-            facts={**_facts(args, state, model), **self._audience.facts},
+            facts={
+                **_facts(args, state, model),
+                "planned_steps": planned_steps_of(args, state, others.get("train_dataloader")),
+                **self._audience.facts,
+            },
             configuration=lambda: _configuration(args, model),
             device=args.device,
             every_n_steps=max(1, int(state.logging_steps)),

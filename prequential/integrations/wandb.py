@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prequential.codelength import REGISTRY
+from prequential.panels import BASELINES, BOOKKEEPING
 from prequential.run import Run
 
 PREFIX = "prequential/"
@@ -32,14 +33,14 @@ def declare_metrics(run: Any) -> None:
     Each by its exact name: W&B picks at random between two globs that match, and Lightning's logger declares one. A
     resumed run keeps only what its own process declared, so this is called at every setup.
     """
-    run.define_metric(X_AXIS)
+    run.define_metric(X_AXIS, hidden=True)
     declare(run, (name for name in REGISTRY if PREFIX + name != X_AXIS))
 
 
 def declare(run: Any, names: Iterable[str]) -> None:
-    """Give some ``prequential/*`` keys the tokens as their x-axis."""
+    """Give some ``prequential/*`` keys the tokens as their x-axis; bookkeeping gets no chart by itself."""
     for name in names:
-        run.define_metric(PREFIX + name, step_metric=X_AXIS)
+        run.define_metric(PREFIX + name, step_metric=X_AXIS, hidden=True if name in BOOKKEEPING else None)
 
 
 def prefixed(values: Mapping[str, float | int]) -> dict[str, float | int]:
@@ -53,15 +54,23 @@ def identity(run: Any) -> dict[str, str]:
 
 
 def headline(run: Run) -> dict[str, Any]:
-    """What the runs table shows of a run: its totals, and how far they are proved; unknown ones are left out."""
+    """What the runs table shows of a run: its totals, how far they are proved, and by what it compares with others.
+
+    Unknown totals are left out. The fingerprint is written in hexadecimal: as a number it would not fit a float.
+    """
     values = run.measured()
     return {
         **{name: values[name] for name in _HEADLINE if values[name] is not None},
         "bundle_sha256": run.bundle.get("sha256"),
+        "bundle_rule": run.bundle.get("rule"),
+        "data_name": run.header.get("data_name"),
+        "fingerprint": f"{run.total.fingerprint:016x} of {run.total.tokens} tokens",
+        "fingerprint_scheme": run.header.get("fingerprint_scheme"),
         "grade": run.grade,
         "given_weights": run.given_weights,
         "single_pass": run.single_pass[0],
         "status": run.status,
+        **{BASELINES + name: size for name, size in (run.header.get("baselines") or {}).items()},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -151,7 +152,7 @@ def _remarks(rows: Mapping[str, Column], reading: Reading, log: Log) -> list[str
     ]
     unlogged = gaps.sum() / tokens[-1]
     if unlogged > _SOME:
-        remarks.append(f"{100 * unlogged:.2g} % of the tokens were not logged: between rows the loss is interpolated")
+        remarks.append(f"{_percent(unlogged)} of the tokens were not logged: between rows the loss is interpolated")
     if gaps[0] > _SOME * tokens[-1]:
         remarks.append(f"the first {gaps[0]:,.0f} tokens lie before the first row: their loss is extrapolated")
     if reading.measured_share is not None and reading.measured_share < 1:
@@ -161,3 +162,8 @@ def _remarks(rows: Mapping[str, Column], reading: Reading, log: Log) -> list[str
         f"raw bytes are {reading.bytes_per_token:g} a token, as given" if reading.bytes_per_token else NO_BYTES
     )
     return remarks
+
+
+def _percent(share: float) -> str:
+    """Write a share in two digits, and never as all where it is less."""
+    return f"{100 * share:.2g} %" if share < 0.99 else f"{math.floor(1000 * share) / 10:g} %"

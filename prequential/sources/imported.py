@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from prequential.codelength import Tally
 from prequential.run import Run
 from prequential.sources.estimated import estimated
 from prequential.sources.log import Log
@@ -34,7 +33,7 @@ def run_from_log(log: Log, reading: Reading) -> Run:
         "single_pass": _UNSEEN,
         **made.header,
     }
-    totals = asdict(Tally.total(interval.tally for interval in made.intervals))
+    totals = asdict(made.intervals.total())
     end = None if log.status == "open" else {"status": log.status, "totals": totals}
     warnings = [*log.warnings, *made.warnings]
     return Run(name, log.path, header, made.intervals, [], end, warnings, made.charges)

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from prequential.codelength import Tally
 from prequential.errors import SourceError
-from prequential.run import Interval
+from prequential.intervals import Intervals
 from prequential.sources.area import Column
 
 NO_BUNDLE = "the log names no bundle: the total lacks the training program"
@@ -27,7 +26,7 @@ class Import:
     """Parts of a run: facts for its header, its intervals, what the log leaves open, and named charges."""
 
     header: dict[str, Any]
-    intervals: list[Interval]
+    intervals: Intervals
     warnings: list[str]
     charges: dict[str, float] = field(default_factory=dict)
 
@@ -39,18 +38,17 @@ def whole_numbers(column: Column) -> Column:
     return np.rint(column).astype(np.int64)
 
 
-def joined_intervals(
-    rows: Mapping[str, Column], nats: Mapping[str, Column], whole: Mapping[str, Column]
-) -> list[Interval]:
+def joined_intervals(rows: Mapping[str, Column], nats: Mapping[str, Column], whole: Mapping[str, Column]) -> Intervals:
     """Join rows into as many intervals as a book may have; what each holds is summed."""
     ends = _ends(len(rows["tokens"]))
     begins = np.concatenate([[0], ends[:-1]])
     steps = whole_numbers(rows["step"][ends - 1]) if "step" in rows else ends
     elapsed = rows["elapsed_s"][ends - 1] if "elapsed_s" in rows else np.zeros(len(ends))
     sums = {name: np.add.reduceat(column, begins).tolist() for name, column in {**nats, **whole}.items()}
-    tallies = [Tally(**dict(zip(sums, values, strict=True))) for values in zip(*sums.values(), strict=True)]
     elapsed = np.where(np.isfinite(elapsed), elapsed, 0.0)
-    return [Interval(*parts) for parts in zip(steps.tolist(), elapsed.tolist(), tallies, strict=True)]
+    intervals = Intervals()
+    intervals.extend(len(ends), {"step": steps.tolist(), "elapsed_s": elapsed.tolist(), **sums})
+    return intervals
 
 
 def _ends(rows: int) -> Column:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from prequential.codelength import NATS_PER_BIT
 from prequential.errors import SourceError
-from prequential.run import Interval
+from prequential.intervals import Intervals
 from prequential.sources.area import Column
 from prequential.sources.intervals import NO_BUNDLE, NO_BYTES, Import, joined_intervals, whole_numbers
 from prequential.sources.log import Log, standing
@@ -20,6 +21,7 @@ _COUNTS = ("coded_tokens", "uncoded_tokens", "masked_tokens", "padding_tokens", 
 _GRADES = ("ideal", "coded", "decoded", "estimate", "surrogate")
 _VERDICTS = ("yes", "no", "unknown")
 _AGREE = 1e-9
+_FINGERPRINT = re.compile("([0-9a-f]{16}) of ([0-9]{1,20}) tokens")
 
 
 def recorded(log: Log, reading: Reading) -> Import:
@@ -32,9 +34,12 @@ def recorded(log: Log, reading: Reading) -> Import:
     last = {name: float(column[-1]) for name, column in rows.items()}
     exact = log.rounding == 0.0
     header = {
+        "data_name": reading.data_name or _stated(log, "data_name", None),
+        "fingerprint_scheme": _stated(log, "fingerprint_scheme", None),
         "grade": _stated(log, "grade", "ideal", _GRADES) if exact else "estimate",
         "measure": f"sums logged to {log.kind}",
         "bytes_known": "raw_bytes" in rows,
+        "baselines": _baselines(log),
         "bundle": _bundle(log, last),
         "weights": {"sha256": weights} if (weights := _stated(log, "given_weights", None)) else None,
         "vocab_size": reading.vocab_size or _vocab_size(last),
@@ -94,12 +99,15 @@ def _whole_summary(final: Mapping[str, Any], summary: Mapping[str, Any], tokens:
     return isinstance(stated, (int, float)) and abs(made - stated) <= _AGREE * abs(stated)
 
 
-def _differences(log: Log, rows: Mapping[str, Column]) -> list[Interval]:
+def _differences(log: Log, rows: Mapping[str, Column]) -> Intervals:
     counts = {name: rows[name] for name in (*_COUNTS, "raw_bytes") if name in rows}
     counts.setdefault("coded_tokens", rows["tokens"])
     whole = {name: np.diff(whole_numbers(column), prepend=0) for name, column in counts.items()}
     if any((column < 0).any() for column in whole.values()):
         raise SourceError(f"expected sums that never fall in {log.path}, got some that do: is it the log of one run?")
+    tokens = sum(int(whole[name].sum()) for name in ("coded_tokens", "uncoded_tokens") if name in whole)
+    whole["fingerprint"] = np.zeros(len(rows["tokens"]), np.uint64)
+    whole["fingerprint"][-1] = _fingerprint(log, tokens)  # of no prefix is one known
     nats = {"nats": _steps_to(rows["nats"])}
     if "uncoded_bits" in rows:
         nats["uncoded_nats"] = _steps_to(rows["uncoded_bits"] * NATS_PER_BIT)
@@ -115,7 +123,23 @@ def _steps_to(totals: Column) -> Column:
 
 def _bundle(log: Log, last: Mapping[str, float]) -> dict[str, Any] | None:
     bundle_bytes = int(last.get("bundle_bytes", 0))
-    return {"bundle_bytes": bundle_bytes, "sha256": _stated(log, "bundle_sha256", None)} if bundle_bytes else None
+    if not bundle_bytes:
+        return None
+    rule, sha256 = (_stated(log, name, None) for name in ("bundle_rule", "bundle_sha256"))
+    return {"bundle_bytes": bundle_bytes, "sha256": sha256, **({"rule": rule} if rule else {})}
+
+
+def _baselines(log: Log) -> dict[str, int] | None:
+    """Sizes of the data under other codes, which the W&B door puts into the summary."""
+    prefix = PREFIX + "baselines/"
+    stated = {name.removeprefix(prefix): size for name, size in log.summary.items() if name.startswith(prefix)}
+    return {name: size for name, size in stated.items() if type(size) is int and size >= 0} or None
+
+
+def _fingerprint(log: Log, tokens: int) -> int:
+    """Read the fingerprint of the whole run, if the summary has it for as many tokens; 0 identifies nothing."""
+    stated = _FINGERPRINT.fullmatch(_stated(log, "fingerprint", None) or "")
+    return int(stated[1], 16) if stated is not None and int(stated[2]) == tokens else 0
 
 
 def _vocab_size(last: Mapping[str, float]) -> int | None:

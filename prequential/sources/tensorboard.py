@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,15 @@ def _accumulator(path: Path) -> Any:
         raise SourceError(f"expected the tensorboard package, to read {path}: pip install tensorboard") from error
     everything = {"scalars": 0, "tensors": 0}
     accumulator = EventAccumulator(str(path), size_guidance=everything, purge_orphaned_data=False)
+    logger = logging.getLogger("tensorboard")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what it says of damage is said below, or is of no use
     try:
         accumulator.Reload()
     except Exception as error:  # of whichever of its libraries finds the damage
         raise SourceError(f"expected TensorBoard events, cannot read {path}: {error}") from error
+    finally:
+        logger.setLevel(level)
     return accumulator
 
 

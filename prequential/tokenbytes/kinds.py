@@ -22,6 +22,9 @@ from prequential.errors import TokenBytesError
 from prequential.tokenbytes.spelling import SPACES, speller, spelt
 from prequential.tokenbytes.table import TokenBytes, raw_bytes
 
+# No vocabulary is larger; a table has a place for each id, of 8 bytes.
+_IDS_BELOW = 2**24
+
 # A symbol of a character vocabulary that is no character: <pad>, [MASK], or nothing, which fills a hole.
 _NO_TEXT = re.compile(r"<.+>|\[.+\]|")
 
@@ -107,10 +110,18 @@ def _joining(
     """Build the table from the bytes of each id, so that its sum over ids is the length of what they join to."""
     if not pieces:
         raise TokenBytesError(f"expected at least one token, came an empty {kind} vocabulary: load it first")
+    _check_largest(max(pieces))
     table = np.zeros(max(pieces) + 1, dtype=np.int64)
     for i, piece in pieces.items():
         table[i] = len(piece)
     return TokenBytes(kind, name, table, encode, partial(_join, pieces), files, public)
+
+
+def _check_largest(i: int) -> None:
+    if i >= _IDS_BELOW:
+        raise TokenBytesError(
+            f"expected ids below {_IDS_BELOW:,}, came {i}: is the tokenizer's file damaged? Renumber its tokens"
+        )
 
 
 def _join(pieces: Mapping[int, bytes], ids: Sequence[int]) -> bytes:
@@ -154,6 +165,7 @@ def _from_characters(source: Any) -> TokenBytes:
         i, symbol = (key, value) if isinstance(value, str) else (value, key)
         _check_symbol(i, symbol, symbols)
         symbols[int(i)] = symbol
+    _check_largest(max(symbols, default=0))
     pieces = {i: raw_bytes(symbol) if len(symbol) == 1 else b"" for i, symbol in symbols.items()}
     ids = {symbol: i for i, symbol in symbols.items() if pieces[i]}
     # A list in the order of ids is shorter than a dict, and `token_bytes` takes it back as it is.
@@ -199,7 +211,10 @@ def _from_tiktoken(encoding: Any) -> TokenBytes:
 def _from_sentencepiece(model: Any) -> TokenBytes:
     def bytes_of(i: int) -> bytes:
         is_text = not model.is_control(i) and not model.is_unknown(i)
-        return spelt(model.id_to_piece(i), SPACES, model.is_byte(i)) if is_text else b""
+        try:
+            return spelt(model.id_to_piece(i), SPACES, model.is_byte(i)) if is_text else b""
+        except UnicodeDecodeError as error:
+            raise TokenBytesError(f"expected pieces in UTF-8, came another as id {i}: is the model damaged?") from error
 
     pieces = {i: bytes_of(i) for i in range(model.get_piece_size())}
     # A processor may have been made to add, reverse or sample: the text is encoded as it stands.
@@ -220,7 +235,7 @@ def _from_tokenizers(tokenizer: Any, name: str = "", special_ids: Sequence[int] 
     spec = _specification(tokenizer)
     saved = _json(spec)
     # A copy is safe from changes to the original; whether special tokens are split is no part of the file.
-    copy = import_module("tokenizers").Tokenizer.from_str(saved.decode())
+    copy = _rebuilt(saved)
     copy.encode_special_tokens = getattr(tokenizer, "encode_special_tokens", False)
     bytes_of = speller(spec)
     pieces = {i: bytes_of(symbol) for symbol, i in copy.get_vocab(with_added_tokens=True).items()}
@@ -230,6 +245,15 @@ def _from_tokenizers(tokenizer: Any, name: str = "", special_ids: Sequence[int] 
     pieces |= dict.fromkeys({*special_ids, unknown} & pieces.keys(), b"")
     encode = partial(_encode_text, partial(copy.encode, add_special_tokens=False))
     return _joining("tokenizers", name or type(tokenizer).__name__, pieces, encode, {"tokenizer.json": saved})
+
+
+def _rebuilt(saved: bytes) -> Any:
+    try:
+        return import_module("tokenizers").Tokenizer.from_str(saved.decode())
+    except Exception as error:  # the package raises nothing narrower: two tokens of one id, say
+        raise TokenBytesError(
+            f"expected a tokenizer that its own file rebuilds, came one that it does not ({error}): mend its vocabulary"
+        ) from error
 
 
 def _specification(tokenizer: Any) -> dict[str, Any]:

@@ -13,10 +13,12 @@ import numpy as np
 
 from prequential.run import Run
 from prequential.series import lead, series, thinned
+from prequential.views.band import ahead_layers, ahead_rows
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933", "#44AA99", "#777777")
-POINTS = 1_500
+# Points of a curve at most; of many curves fewer, so that a page stays small, but never too few to show a shape.
+POINTS, POINTS_OF_ALL, FEWEST_POINTS = 1_500, 10_000, 200
 
 _BYTES = "format(datum.value, '.3~s') + 'B'"
 _COUNT = "format(datum.value, '.3~s')"
@@ -30,12 +32,19 @@ _NEAR = 1.2  # horizontal lines closer than by this factor share a label
 Spec = dict[str, Any]
 
 
-def run_chart(runs: Sequence[Run], *, baselines: Mapping[str, float] | None = None, width: int = 640) -> Spec:
+def run_chart(
+    runs: Sequence[Run],
+    *,
+    baselines: Mapping[str, float] | None = None,
+    groups: Mapping[str, str] | None = None,
+    width: int = 640,
+) -> Spec:
     """Draw runs over their tokens: rate, size and ratio; of several also how far each is behind the first.
 
     Args:
         runs: One run, or several on the same data, best first.
         baselines: Bytes of the same data under other codes, by name, drawn as horizontal lines.
+        groups: The group of each run by its name: runs of one group have one colour.
         width: Of each chart, in pixels.
 
     Returns:
@@ -44,38 +53,59 @@ def run_chart(runs: Sequence[Run], *, baselines: Mapping[str, float] | None = No
     unit = "byte" if all(run.bytes_known for run in runs) else "token"
     names = [run.name for run in runs]
     parts = [_rate(unit), _size(runs, baselines or {}), _ratio(unit)]
-    datasets = {"curves": [row for run in runs for row in _curve(run)]}
+    points = max(FEWEST_POINTS, min(POINTS, POINTS_OF_ALL // len(runs)))
+    datasets = {"curves": [row for run in runs for row in _curve(run, points)]}
     if len(runs) > 1:
         parts.append(_behind(names[0]))
-        datasets["behind"] = [row for run in runs[1:] for row in _behind_rows(runs[0], run)]
+        datasets["behind"] = [row for run in runs[1:] for row in _behind_rows(runs[0], run, points)]
+    outlook = ahead_rows(runs)
+    if outlook:
+        datasets["ahead"] = outlook
+        parts[1]["layer"][:0] = ahead_layers("compressed")
+        parts[2]["layer"][:0] = ahead_layers("ratio")
+        for part in parts[1:]:
+            part["title"] += "; forecast (dotted) with its 90 % band"
     views = [f"view{number}" for number in range(len(parts))]
     for part, name in zip(parts, views, strict=True):
         part.update({"width": width, "height": 220})
         part["layer"][-1]["name"] = name  # a selection needs one layer
+    if groups:
+        datasets["groups"] = [{"run": name, "group": groups.get(name, "")} for name in names]
+        _colour_by_group(parts)
     return {
         "$schema": SCHEMA,
         "datasets": datasets,
         "data": {"name": "curves"},
         "vconcat": parts,
-        "params": _params(views),
+        "params": _params(views, "group" if groups else "run"),
         "resolve": {"scale": {"color": "shared"}},
         "config": {"range": {"category": list(COLOURS)}, "font": "system-ui, sans-serif", "view": {"stroke": None}},
     }
 
 
-def _params(views: Sequence[str]) -> list[Spec]:
+def _colour_by_group(parts: Sequence[Spec]) -> None:
+    """Draw a line a run still, in the colour of its group."""
+    for part in parts:
+        part["transform"] = [{"lookup": "run", "from": {"data": {"name": "groups"}, "key": "run", "fields": ["group"]}}]
+        for encoding in (layer.get("encoding", {}) for layer in part["layer"]):
+            if "color" in encoding:
+                encoding["color"]["field"] = "group"
+                encoding["detail"] = {"field": "run"}
+
+
+def _params(views: Sequence[str], picked: str) -> list[Spec]:
     """One legend and one zoom for all charts."""
     return [
-        {"name": "picked", "select": {"type": "point", "fields": ["run"]}, "bind": "legend", "views": list(views)},
+        {"name": "picked", "select": {"type": "point", "fields": [picked]}, "bind": "legend", "views": list(views)},
         {"name": "zoom", "select": {"type": "interval", "encodings": ["x"]}, "bind": "scales", "views": list(views)},
     ]
 
 
-def _curve(run: Run) -> list[Spec]:
+def _curve(run: Run, points: int) -> list[Spec]:
     columns = series(run)
     if not len(columns.tokens):
         return []
-    chosen = thinned(columns.tokens, columns.bits_per_unit, POINTS)
+    chosen = thinned(columns.tokens, columns.bits_per_unit, points)
     kept = {
         "tokens": columns.tokens,
         "rate": columns.bits_per_unit,
@@ -87,9 +117,9 @@ def _curve(run: Run) -> list[Spec]:
     return _rows(run.name, {name: values[chosen] for name, values in kept.items() if values is not None})
 
 
-def _behind_rows(best: Run, run: Run) -> list[Spec]:
+def _behind_rows(best: Run, run: Run, points: int) -> list[Spec]:
     tokens, behind = lead(best, run)
-    chosen = thinned(tokens, behind, POINTS) if len(tokens) else np.empty(0, np.int64)
+    chosen = thinned(tokens, behind, points) if len(tokens) else np.empty(0, np.int64)
     return _rows(run.name, {"tokens": tokens[chosen], "behind": behind[chosen]})
 
 

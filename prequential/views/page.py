@@ -25,7 +25,7 @@ def page(runs: Sequence[Run], comparison: Comparison | None = None) -> str:
         comparison: What `compare` found, where there are several.
 
     Returns:
-        HTML in which everything lies that is needed to show it.
+        HTML in which everything lies that is needed to show it; without charts where vl-convert is not installed.
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -36,27 +36,36 @@ def page(runs: Sequence[Run], comparison: Comparison | None = None) -> str:
     title = runs[0].name if comparison is None else " against ".join(run.name for run in runs[:3])
     return environment.get_template("page.html").render(
         title=title,
-        verdict=None if comparison is None else sheet.sentence(comparison.rows[0].name, comparison.verdict),
+        verdict=[] if comparison is None else sheet.verdict_lines(comparison),
         comparison=None if comparison is None else _compared(comparison),
         runs=[_run(run) for run in runs],
-        specification=_json(run_chart(runs, baselines=baselines_of(runs))),
+        specification=_json(run_chart(runs, baselines=baselines_of(runs), groups=_groups(comparison))),
         script=_script(),
     )
 
 
 def fragment(runs: Sequence[Run], comparison: Comparison | None = None) -> str:
-    """Write runs for a notebook: the same page in a frame of its own, so that its styles and scripts stay inside."""
+    """Write runs for a notebook: the same page in a frame of its own, so that its styles and scripts stay inside.
+
+    The frame may run its own scripts and nothing else: it reaches neither the notebook nor a network.
+    """
     from html import escape
 
     content = escape(page(runs, comparison), quote=True)
-    return f'<iframe srcdoc="{content}" style="width:100%;height:900px;border:0" title="prequential"></iframe>'
+    return (
+        f'<iframe sandbox="allow-scripts" srcdoc="{content}" style="width:100%;height:900px;border:0" '
+        'title="prequential"></iframe>'
+    )
 
 
-def picture(runs: Sequence[Run], kind: str) -> bytes:
+def picture(runs: Sequence[Run], kind: str, comparison: Comparison | None = None) -> bytes:
     """Draw the charts of runs as ``png``, ``svg`` or ``pdf``, on white."""
     import vl_convert
 
-    specification = {**run_chart(runs, baselines=baselines_of(runs)), "background": "white"}
+    chart = run_chart(runs, baselines=baselines_of(runs), groups=_groups(comparison))
+    if comparison is not None and comparison.forced:
+        chart["title"] = f"FORCED: not comparable in {', '.join(sheet.forced_fields(comparison))}"
+    specification = {**chart, "background": "white"}
     if kind == "png":
         return bytes(vl_convert.vegalite_to_png(specification, scale=2))
     drawn = vl_convert.vegalite_to_svg if kind == "svg" else vl_convert.vegalite_to_pdf
@@ -72,9 +81,11 @@ def baselines_of(runs: Sequence[Run]) -> dict[str, float]:
 
 @functools.cache
 def _script() -> str:
-    """Vega, Vega-Lite and Vega-Embed, as they come with vl-convert."""
-    import vl_convert
-
+    """Vega, Vega-Lite and Vega-Embed, as they come with vl-convert; empty without it."""
+    try:
+        import vl_convert
+    except ImportError:
+        return ""
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("</script", "<\\/script")
 
 
@@ -83,12 +94,24 @@ def _json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def _groups(comparison: Comparison | None) -> dict[str, str]:
+    """The group of each run, if they were grouped."""
+    return {} if comparison is None else {name: group.value for group in comparison.groups for name in group.runs}
+
+
+def _headings(headings: Sequence[str]) -> list[str]:
+    return [heading.replace("/\n", "/").replace("\n", " ") for heading in headings]
+
+
 def _compared(comparison: Comparison) -> dict[str, Any]:
     return {
-        "headings": [
-            heading.replace("/\n", "/").replace("\n", " ") for heading in sheet.comparison_headings(comparison)
-        ],
+        "headings": _headings(sheet.comparison_headings(comparison)),
         "rows": sheet.compared(comparison),
+        "forced": sheet.forced(comparison),
+        "group_headings": sheet.group_headings(comparison),
+        "groups": sheet.groups(comparison),
+        "behind_headings": _headings(sheet.behind_headings(comparison)),
+        "behind": sheet.behind(comparison),
         "units": sheet.comparison_units(comparison),
         "notes": comparison.notes,
     }

@@ -6,9 +6,11 @@ A row is plain text as it came; who prints it makes it safe.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from prequential.codelength import nats_to_bits
-from prequential.comparison import Comparison, Row, Verdict, known_quantities
+from prequential.comparison import Comparison, Difference, Row, Verdict, known_quantities
+from prequential.curve import Floor, catch_up, split
 from prequential.run import Run
 from prequential.views.figures import UNKNOWN, cost, count, gain
 
@@ -16,8 +18,14 @@ Quantities = dict[str, float | int | None]
 Cells = tuple[str, ...]
 
 TOTAL = "total"
+THIS_RUN = "this run"
 _ESTIMATES = ("estimate", "surrogate")
 _FREE = "free"
+_BUNDLES_WITHOUT_FILES = {
+    True: "a size alone: its files are not known",
+    False: "left out: the total lacks the training program",
+}
+_RAW = {"uniform": "raw"}  # 8 bits a byte: its name among baselines, and for `catch_up`
 
 
 def headline(run: Run) -> tuple[str, str]:
@@ -73,7 +81,27 @@ def ratios(run: Run) -> list[Cells]:
         ("final loss", cost(values["final_nats_per_token"], 4), "nats a token, last 5 % of the tokens"),
         ("uniform code", cost(values["uniform_bytes"]), "bytes, log2 V bits a token"),
         ("ratio to uniform", gain(values["uniform_ratio"], 3), "uniform over compressed bytes"),
+        *_model_bits(run),
     ]
+
+
+def beside_baselines(run: Run) -> list[Cells]:
+    """Sizes of the same data under other codes, this run among them, and from which token on it is shorter."""
+    since = {found.name: count(found.tokens) for found in catch_up(run)}
+    sizes = [
+        (name, float(size), since.get(_RAW.get(name, name), UNKNOWN)) for name, size in run.header["baselines"].items()
+    ]
+    sizes.append((f"{THIS_RUN}{estimate(run)}", float(run.measured()["compressed_bytes"] or 0), ""))
+    return [(name, cost(size), tokens) for name, size, tokens in sorted(sizes, key=lambda row: row[1])]
+
+
+def _model_bits(run: Run) -> list[Cells]:
+    """Say what the area holds above a floor: the final loss, or the lowest so far while the run goes on."""
+    if run.final_nats_per_token is None:
+        return []
+    floor: Floor = "in_sample" if run.end else "running"
+    unit = "bits above the final loss" if run.end else "bits above the lowest loss so far"
+    return [("model bits", cost(split(run, floor).model_bits), f"{unit} (estimate)")]
 
 
 def source_headings(run: Run) -> Cells:
@@ -106,7 +134,7 @@ def trust(run: Run) -> list[tuple[str, str]]:
         ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
         ("measured by", run.header.get("measure") or UNKNOWN),
         *_modes(run),
-        ("bundle", run.bundle.get("sha256") or "left out: the total lacks the training program"),
+        ("bundle", run.bundle.get("sha256") or _BUNDLES_WITHOUT_FILES[bool(run.bundle)]),
         ("book", run.path),
     ]
 
@@ -171,6 +199,80 @@ def sentence(best: str, verdict: Verdict) -> str:
     if verdict.winner is None:
         return f"Tie: {best} needs {difference} bytes less than {verdict.rival}, within noise ({interval})."
     return f"Winner: {verdict.winner}, by {difference} bytes over {verdict.rival} ({interval})."
+
+
+def lead(best: str, difference: Difference) -> str:
+    """State what the difference is of, and from which token on the first run leads."""
+    parts = [f"Area {gain(difference.area_bytes)} bytes", f"bundle {count(difference.bundle_bytes)}"]
+    if difference.charges_bytes:
+        parts.append(f"other charges {gain(difference.charges_bytes)}")
+    since, alone = difference.leads_from_tokens, difference.leads_from_tokens_without_bundle
+    where = "does not lead at the last token both books share"
+    words = where if since is None else f"leads from token {count(since)} on"
+    if alone != since:
+        without = where if alone is None else f"from token {count(alone)} on"
+        words += f", without the bundle {without}"
+    return f"{', '.join(parts)}; {best} {words}."
+
+
+def verdict_lines(comparison: Comparison) -> list[str]:
+    """The verdict in sentences; of a forced comparison, first that it is one."""
+    best, verdict = comparison.rows[0].name, comparison.verdict
+    lines = [sentence(best, verdict), lead(best, verdict.difference)]
+    if comparison.forced:
+        lines.insert(0, f"FORCED: these runs are not comparable, they differ in {_and(forced_fields(comparison))}.")
+    return lines
+
+
+def forced_fields(comparison: Comparison) -> list[str]:
+    """Names of the fields for which a comparison was refused, but forced."""
+    return [mismatch.field for mismatch in comparison.forced]
+
+
+def forced(comparison: Comparison) -> list[str]:
+    """Those fields with the values of all runs."""
+    return [
+        f"{mismatch.field}: " + ", ".join(f"{value} in {name}" for name, value in mismatch.values.items())
+        for mismatch in comparison.forced
+    ]
+
+
+def behind_headings(comparison: Comparison) -> Cells:
+    """What the cells of `behind` are."""
+    return "run", "behind", "from", "to", "area", "bundle", "behind from\ntoken"
+
+
+def behind(comparison: Comparison) -> list[Cells]:
+    """How far each run is behind the first, with the 95 % interval, where there are more than two."""
+    rows: list[Cells] = []
+    for found in comparison.differences if len(comparison.differences) > 1 else ():
+        low, high = found.interval_bytes or (None, None)
+        sizes = gain(found.difference_bytes), gain(low), cost(high), gain(found.area_bytes), count(found.bundle_bytes)
+        rows.append((found.rival, *sizes, count(found.leads_from_tokens)))
+    return rows
+
+
+def group_headings(comparison: Comparison) -> Cells:
+    """What the cells of `groups` are."""
+    return comparison.group_by or "", "runs", "lowest", "median", "highest"
+
+
+def groups(comparison: Comparison) -> list[Cells]:
+    """Runs by a setting: how many, and the compressed bytes of the shortest, the middle and the longest."""
+    return [
+        (
+            group.value,
+            count(len(group.runs)),
+            cost(group.lowest_bytes),
+            cost(group.median_bytes),
+            cost(group.highest_bytes),
+        )
+        for group in comparison.groups
+    ]
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _raw(comparison: Comparison) -> bool:

@@ -13,7 +13,7 @@ from rich.text import Text
 from prequential.comparison import Comparison
 from prequential.run import Run
 from prequential.views import sheet
-from prequential.views.figures import cost, safe
+from prequential.views.figures import safe
 
 # Between columns: a blank of padding and the box's own.
 _GAP = 2
@@ -49,12 +49,23 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     Returns:
         Something for `rich` to print.
     """
-    table = _figures(sheet.comparison_headings(comparison), sheet.compared(comparison))
-    units = Text(sheet.comparison_units(comparison), style="dim")
-    verdict = sheet.sentence(comparison.rows[0].name, comparison.verdict)
-    return Group(
-        table, units, Text(), Text(safe(verdict).plain, style="bold"), Text(), listed("Notes", comparison.notes)
-    )
+    first, *more = (Text(safe(line).plain) for line in sheet.verdict_lines(comparison))
+    first.stylize("bold")
+    if comparison.forced:
+        more[0].stylize("bold")
+    parts: list[RenderableType] = [
+        _figures(sheet.comparison_headings(comparison), sheet.compared(comparison)),
+        Text(sheet.comparison_units(comparison), style="dim"),
+        *(_figures(sheet.group_headings(comparison), rows) for rows in [sheet.groups(comparison)] if rows),
+        *(_figures(sheet.behind_headings(comparison), rows) for rows in [sheet.behind(comparison)] if rows),
+        Text(),
+        first,
+        *more,
+        Text(),
+        listed("Forced, in spite of", sheet.forced(comparison)),
+        listed("Notes", comparison.notes),
+    ]
+    return Group(*parts)
 
 
 class WholeTable(Table):
@@ -129,9 +140,11 @@ def _by_source(run: Run) -> RenderableType:
 
 def _beside_baselines(run: Run) -> RenderableType:
     """Show the same data under other codes, this run placed among them by size."""
-    this_run = f"this run{sheet.estimate(run)}"
-    sizes = [(safe(name), float(size)) for name, size in run.header["baselines"].items()]
-    sizes.append((Text(this_run), float(run.measured()["compressed_bytes"] or 0)))
-    rows = [(name, cost(size)) for name, size in sorted(sizes, key=lambda pair: pair[1])]
-    note = Text("Programs that unpack the others are public and not counted; the bundle is.", style="dim")
-    return Group(figures_table(("same data under", "bytes"), rows, bold=this_run), note)
+    table = _figures(
+        ("same data under", "bytes", "this run is\nshorter from"), sheet.beside_baselines(run), bold=sheet.THIS_RUN
+    )
+    note = (
+        "Programs that unpack the others are public and not counted; the bundle is. Shorter from that token on, with "
+    )
+    note += "the bundle: an estimate, since a part of the data is taken to need its share of the other code."
+    return Group(table, Text(note, style="dim"))

@@ -70,7 +70,8 @@ def main() -> None:
             )
             many, ideal, by_tables, file = lengths(logits, targets, path)
             print(
-                f"{many:>14,} tokens of {ideal * 8 / many:.2f} bits: ideal {ideal:,.0f} bytes, tables {by_tables - ideal:+.1f}, "
+                f"{many:>14,} tokens of {ideal * 8 / many:.2f} bits: ideal {ideal:,.0f} bytes, "
+                f"tables {by_tables - ideal:+.1f}, "
                 f"file {file - ideal:+.1f} = {file / ideal - 1:+.4%}",
                 flush=True,
             )
