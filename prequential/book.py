@@ -207,7 +207,13 @@ class Reader:
             raise TypeError("message")
         if record["event"] == DECODED:
             proof = dict(record["certificate"])
-            self.proofs.append({**proof, "raw_bytes": _typed(proof["raw_bytes"], int), "sha256": str(proof["sha256"])})
+            self.proofs.append(
+                {
+                    **proof,
+                    **{name: _typed(proof[name], int) for name in ("raw_bytes", "total_bytes")},
+                    "sha256": str(proof["sha256"]),
+                }
+            )
         else:
             self.events.append(record)
 

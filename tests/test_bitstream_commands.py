@@ -102,6 +102,8 @@ def test_decode_verify_and_show(copy, tmp_path):
     assert code == 0, said
     assert (tmp_path / "found").read_bytes() == TEXT
     assert load_run(copy).grade == "coded"
+    code, _, said = invoked("baselines", "--run", copy, tmp_path / "found")
+    assert (code, "verify it first" in said) == (1, True)
 
     code, printed, said = invoked("verify", "--json", copy)
     assert code == 0, said
@@ -117,6 +119,12 @@ def test_decode_verify_and_show(copy, tmp_path):
     code, shown, _ = invoked("show", copy)
     assert f"{sizes[0]:,} bytes in data.bits" in shown
     assert json.loads(invoked("show", "--json", copy)[1])["grade"] == "decoded"
+
+    sizes_of = json.loads(invoked("baselines", "--json", "--run", copy, tmp_path / "found")[1])["baselines"]
+    assert sizes_of["second, decoded, with its bundle"] == sum(sizes)
+    (tmp_path / "found").write_bytes(TEXT[1:])
+    code, _, said = invoked("baselines", "--run", copy, tmp_path / "found")
+    assert (code, "give the bytes that it coded" in said) == (1, True)
 
 
 def test_a_prefix(copy):
