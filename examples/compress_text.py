@@ -2,7 +2,7 @@
 
     python examples/compress_text.py                  # source text of Python's own standard library
     python examples/compress_text.py --text FILE      # any file
-    python examples/compress_text.py --verify         # also writes the text as bitstreams, and decodes the shorter one
+    python examples/compress_text.py --verify         # also writes it as bitstreams, and decodes that of the large model
 
 The module below is a plain LightningModule and knows nothing of prequential. What measures is the `CompressionMonitor`
 among the trainer's callbacks. The text is read by it, so that the same script can be run by somebody who has only the
@@ -29,7 +29,6 @@ from torch.utils.data import DataLoader, Dataset
 from prequential import CompressionMonitor, compare, load_run
 from prequential.baselines import baselines
 from prequential.cli import main as prequential
-from prequential.errors import PrequentialError
 from prequential.views import comparison_table
 
 SIZES = {  # the longest context in bytes, width of an embedding, width of the hidden layer
@@ -101,8 +100,12 @@ def standard_library():
 
 def read(options):
     """The text that was asked for."""
-    text = options.text.read_bytes() if options.text else standard_library()
-    return text[: max(0, options.bytes)]
+    if options.text and not options.text.is_file():
+        raise SystemExit(f"expected a file, got {options.text}: name one that exists")
+    text = (options.text.read_bytes() if options.text else standard_library())[: max(0, options.bytes)]
+    if not text:
+        raise SystemExit("expected at least one byte of text, got none: name a file that is not empty")
+    return text
 
 
 def usual(options):
@@ -138,7 +141,7 @@ def main():
     parser.add_argument("--text", type=Path, help="file to compress (default: Python's standard library)")
     parser.add_argument("--bytes", type=int, default=2_000_000, help="how many of its bytes (default: %(default)s)")
     parser.add_argument("--out", type=Path, default="runs", help="folder for what is written (default: %(default)s)")
-    parser.add_argument("--verify", action="store_true", help="write bitstreams and decode the shorter one again")
+    parser.add_argument("--verify", action="store_true", help="write bitstreams, and decode the last one again")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # matrices this small gain nothing from more, and suffer where cores are busy
@@ -147,13 +150,9 @@ def main():
     os.environ.setdefault("WANDB_SILENT", "true")
 
     sizes = functools.cache(lambda: usual(options))
-    try:
-        places = [train(size, options, sizes) for size in SIZES]
-    except (OSError, PrequentialError) as error:
-        parser.error(str(error))
+    places = [train(size, options, sizes) for size in SIZES]
     runs = [load_run(book) for book, _ in places]
-    compared = compare(runs)
-    Console().print(comparison_table(compared))
+    Console().print(comparison_table(compare(runs)))
     for run, (book, wandb_run) in zip(runs, places, strict=True):
         print(f"{run.name}\n  book     {book}\n  bundle   {book.with_name('bundle.tar.xz')}\n  W&B run  {wandb_run}")
     if options.verify:

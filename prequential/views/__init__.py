@@ -9,8 +9,8 @@ No view prints, and none computes beyond rounding; the numbers come from the reg
 - `figures`: how a number or a stranger's text is written, so that neither shows an untruth.
 """
 
-from prequential.views.certificate import certificate_table
 from prequential.views.ahead import forecast_table
+from prequential.views.certificate import certificate_table
 from prequential.views.inventory import audit_table, baselines_table, bundle_table
 from prequential.views.record import bundle_record, comparison_record, forecast_record, run_record
 from prequential.views.shared import shared_record, shared_table
