@@ -2,7 +2,7 @@
 
     python examples/compress_text.py                  # source text of Python's own standard library
     python examples/compress_text.py --text FILE      # any file
-    python examples/compress_text.py --verify         # also writes it as bitstreams, and decodes that of the large model
+    python examples/compress_text.py --verify         # writes it as bitstreams, and decodes that of the large model
 
 The module below is a plain LightningModule and knows nothing of prequential. What measures is the `CompressionMonitor`
 among the trainer's callbacks. The text is read by it, so that the same script can be run by somebody who has only the
