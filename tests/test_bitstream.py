@@ -47,6 +47,10 @@ CASES = {
             "feed": lambda ids: DataLoader(TensorDataset(ids[:-1], ids[1:]), batch_size=8),
         },
     ),
+    "a dictionary, its labels shifted with a slot": (
+        TEXT[:90],
+        {"module": lambda: Labels(), "feed": lambda ids: labels(ids)},
+    ),
     "chunks of the loss": (TEXT[:70], {"module": lambda: Chunks()}),
 }
 
@@ -57,6 +61,25 @@ class Singles(Bytes):
     def training_step(self, batch, batch_idx):
         inputs, targets = batch
         return F.cross_entropy(self(inputs.unsqueeze(1)).squeeze(1), targets)
+
+
+class Labels(Bytes):
+    """Labels that are the inputs, moved on by one in the step, which leaves a slot; a mask of bytes."""
+
+    def training_step(self, batch, batch_idx):
+        moved = F.pad(batch["labels"], (0, 1), value=-100)[:, 1:]
+        logits = self(batch["input_ids"]) * batch["attention_mask"].unsqueeze(2)
+        return F.cross_entropy(logits.transpose(1, 2), moved)
+
+
+def labels(ids):
+    """Rows as dictionaries, the last one padded, which its labels ignore."""
+    filled = F.pad(ids, (0, -len(ids) % 8), value=-1).view(-1, 8)
+    mask = (filled >= 0).to(torch.uint8)
+    items = zip(filled.clamp(min=0), filled.masked_fill(filled < 0, -100), mask, strict=True)
+    return DataLoader(
+        [dict(zip(("input_ids", "labels", "attention_mask"), row, strict=True)) for row in items], batch_size=3
+    )
 
 
 class Chunks(Bytes):

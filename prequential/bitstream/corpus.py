@@ -33,8 +33,10 @@ def placeholders(count: int) -> Tensor:
 
 def positions_of(tensor: Tensor) -> Positions:
     """Which position of the corpus each number stands for, -1 where it is no placeholder; on the host."""
+    if tensor.dtype != torch.int64:
+        return np.full(tuple(tensor.shape), -1)
     numbers: Positions = tensor.detach().cpu().numpy()
-    return np.where(numbers >= FIRST, numbers.astype(np.int64) - FIRST, -1)
+    return np.where(numbers >= FIRST, numbers - FIRST, -1)
 
 
 def read(source: Any) -> bytes:
@@ -118,12 +120,13 @@ class Corpus:
         """
         changes = {}
         for leaf in integer_tensors(batch):
+            if leaf.dtype != torch.int64:  # holds no number as large as a placeholder
+                continue
             if self.tokens.device != leaf.device:
                 self.tokens = self.tokens.to(leaf.device)
             tokens = self.tokens if instead is None else instead.to(leaf.device)
             stands = leaf >= FIRST
-            place = torch.where(stands, leaf - FIRST, 0) if leaf.dtype == torch.int64 else leaf.long() * 0
-            changes[id(leaf)] = torch.where(stands, tokens[place], leaf)
+            changes[id(leaf)] = torch.where(stands, tokens[torch.where(stands, leaf - FIRST, 0)], leaf)
         return exchanged(batch, changes)
 
     def blanked(self, positions: Positions) -> Callable[[], None]:

@@ -83,12 +83,18 @@ class Encoder:
 
     def take(self, func: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """Take in a loss call of the training step, as `LossTap` hears it; does not wait for the device."""
-        if self._prepared is None or not torch.is_grad_enabled():  # another pass, not the training's
+        prepared = self._prepared
+        if prepared is None or not torch.is_grad_enabled():  # another pass, not the training's
             return
-        scores = scores_of(func, args, keywords)
-        if scores is not None:
-            with torch._C.DisableTorchFunction():
-                self._taken.append((frequencies(scores.logits, scores.targets), scores.targets))
+        if not len(prepared.plan.order):  # all of it came before
+            return
+        try:
+            scores = scores_of(func, args, keywords)
+            if scores is not None:
+                with torch._C.DisableTorchFunction():
+                    self._taken.append((frequencies(scores.logits, scores.targets), scores.targets))
+        except Exception as error:
+            self._fail(error)
 
     def write(self) -> None:
         """Write what the training step of the prepared micro-batch has shown.
@@ -140,6 +146,7 @@ class Encoder:
         Args:
             whole: Whether the training came to its end; else the stream ends with what was coded, and has no end.
         """
+        self._coded = True  # nothing is raised any more
         try:
             self._close(whole=whole)
         except Exception as error:

@@ -57,7 +57,7 @@ class Job:
     def environment(self) -> dict[str, str]:
         """What starts a process for it."""
         threads = {"OMP_NUM_THREADS": str(self.circumstances["threads"])} if self.circumstances else {}
-        return {VARIABLE: json.dumps(asdict(self)), "WANDB_MODE": "disabled", **threads}
+        return {VARIABLE: json.dumps(asdict(self)), "WANDB_MODE": "disabled", "PREQUENTIAL": "", **threads}
 
     def decoder(self) -> Decoder:
         """Open the stream."""
