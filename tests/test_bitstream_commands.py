@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prequential import load_run
+from prequential import Bundle, load_run
 from prequential.cli import main
 
 SCRIPT = """
@@ -158,8 +158,6 @@ def test_a_stream_that_is_cut_off(copy):
 
 
 def test_another_bundle(copy):
-    from prequential import Bundle
-
     files = dict(Bundle.read(copy / "bundle.tar.xz").files)
     files["helpers.py"] += b"\n"
     Bundle(files).write(copy / "bundle.tar.xz")
@@ -173,33 +171,33 @@ def test_equal_runs_have_equal_streams(copy, runs):
     assert first == second
 
 
-def test_another_seed(copy):
-    """Found before anything is decoded, in a bundle that says of itself that it is the run's."""
-    from prequential import Bundle
-
-    files = dict(Bundle.read(copy / "bundle.tar.xz").files)
-    config = json.loads(files["config.json"])
-    config["argv"] += ["--seed", "1"]
-    files["config.json"] = json.dumps(config).encode()
+def replaced(copy, files, **circumstances):
+    """Another bundle, of which the book says that it is the run's, as it may say other circumstances."""
     changed = Bundle(files)
     changed.write(copy / "bundle.tar.xz")
     book = copy / "book.jsonl"
-    book.write_text(book.read_text().replace(load_run(copy).bundle["sha256"], changed.sha256))
+    head, *lines = book.read_text().splitlines(keepends=True)
+    header = json.loads(head.replace(load_run(copy).bundle["sha256"], changed.sha256))
+    header["bitstream"]["circumstances"] |= circumstances
+    book.write_text("".join([json.dumps(header) + "\n", *lines]))
+
+
+def test_another_seed(copy):
+    """Found before anything is decoded; what of the machine is another is said as well."""
+    files = dict(Bundle.read(copy / "bundle.tar.xz").files)
+    config = json.loads(files["config.json"])
+    config["argv"] += ["--seed", "1"]
+    replaced(copy, files | {"config.json": json.dumps(config).encode()}, torch="1.0")
     code, _, said = invoked("verify", copy)
     assert (code, "decoding strays before step 0" in said) == (1, True)
+    assert "torch 1.0 then" in said
     assert "\n" not in said.strip()
 
 
 def test_a_program_that_fails(copy):
     """Its last words."""
-    from prequential import Bundle
-
     files = dict(Bundle.read(copy / "bundle.tar.xz").files)
-    files["helpers.py"] = b"raise RuntimeError('no such thing')"
-    changed = Bundle(files)
-    changed.write(copy / "bundle.tar.xz")
-    book = copy / "book.jsonl"
-    book.write_text(book.read_text().replace(load_run(copy).bundle["sha256"], changed.sha256))
+    replaced(copy, files | {"helpers.py": b"raise RuntimeError('no such thing')"})
     code, _, said = invoked("verify", copy)
     assert (code, "it ended with 1" in said, "no such thing" in said) == (1, True, True)
 
