@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from prequential.capture.likelihoods import LIKELIHOODS
+from prequential.capture.likelihoods import LIKELIHOODS, named
 from prequential.errors import MeasureError
 
-_CODED = (F.cross_entropy, F.nll_loss)
+_CODED = ("cross_entropy", "nll_loss")
 
 
 class Scores(NamedTuple):
@@ -39,7 +38,7 @@ class LossCalls(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func in LIKELIHOODS and not torch.compiler.is_compiling():
-            scores = scores_of(func, args, kwargs or {})
+            scores = scores_of(func.__name__, named(func, args, kwargs or {}))
             if scores is None:
                 self.others.append(func.__name__)
             else:
@@ -47,18 +46,16 @@ class LossCalls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def scores_of(func: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Scores | None:
+def scores_of(name: str, call: Mapping[str, Any]) -> Scores | None:
     """Read a loss call; None where it is none that can be coded.
 
     Args:
-        func: A function of `LIKELIHOODS`.
-        args: Its positional arguments.
-        keywords: Its other arguments.
+        name: Of a function of `LIKELIHOODS`.
+        call: Its arguments by name.
     """
-    call = dict(zip(LIKELIHOODS[func][1], args, strict=False)) | dict(keywords)
     with torch._C.DisableTorchFunction():  # what watches loss calls need not see how they are read
         given, targets = call["input"].detach(), call["target"].detach()
-        if func not in _CODED or targets.is_floating_point():
+        if name not in _CODED or targets.is_floating_point():
             return None
         logits = given.movedim(1, -1) if given.dim() > 2 else given
         ignored = call.get("ignore_index")

@@ -81,7 +81,7 @@ class Encoder:
         except Exception as error:
             self._fail(error)
 
-    def take(self, func: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+    def take(self, name: str, call: Mapping[str, Any]) -> None:
         """Take in a loss call of the training step, as `LossTap` hears it; does not wait for the device."""
         prepared = self._prepared
         if prepared is None or not torch.is_grad_enabled():  # another pass, not the training's
@@ -89,7 +89,7 @@ class Encoder:
         if not len(prepared.plan.order):  # all of it came before
             return
         try:
-            scores = scores_of(func, args, keywords)
+            scores = scores_of(name, call)
             if scores is not None:
                 with torch._C.DisableTorchFunction():
                     self._taken.append((frequencies(scores.logits, scores.targets), scores.targets))
