@@ -180,6 +180,11 @@ class FakeWandb:
             "WANDB_ENTITY": self.entity,
             "WANDB_MODE": "online",
             "WANDB_ERROR_REPORTING": "false",
+            # By default a request is tried again for a quarter of an hour, and the end of the client waits for that.
+            "WANDB_HTTP_TIMEOUT": "2",
+            "WANDB__GRAPHQL_RETRY_MAX": "2",
+            "WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS": "0.2",
+            "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": "0.2",
         }
 
     def run(self, name=None):
