@@ -130,6 +130,8 @@ class Intervals(Sequence[Interval]):
 
     def _slice(self, numbers: range) -> Intervals:
         part = Intervals()
+        if not numbers:  # an empty range may start at -1, which in a column is the last place
+            return part
         part._length = len(numbers)
         stop = numbers.stop if numbers.stop >= 0 else None
         part._columns = {name: column[numbers.start : stop : numbers.step] for name, column in self._columns.items()}

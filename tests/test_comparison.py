@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from books import HEADER, TOKENS, book, tallies
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prequential import Bundle, compare, load_run
@@ -250,6 +250,7 @@ def test_students_t_is_that_of_the_tables(freedom, expected):
     assert student_t(freedom) == pytest.approx(expected, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=200), st.sampled_from([8, 16, 32]))
 def test_blocks_hold_all_cells_once(sizes, number):
     """Joining loses no token and keeps the order: each cell costs what it holds, so that blocks must as well."""
@@ -260,6 +261,7 @@ def test_blocks_hold_all_cells_once(sizes, number):
     assert set(blocks.tokens.cumsum().tolist()) <= set(cells.ends.tolist())
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=200))
 def test_blocks_are_as_long_as_they_must_be_and_no_longer(sizes):
     """The rule in one loop, cell by cell."""
@@ -535,6 +537,7 @@ def test_who_wins_by_the_program_alone_does_not_lead_without_it():
     assert (found.bundle_bytes, found.area_bytes < 0) == (1000, True)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 64), st.integers(0, 64)), min_size=1, max_size=30), st.integers(-400, 400))
 def test_leads_are_those_of_a_plain_loop(pairs, bundle_bytes):
     """From which common boundary on the running totals never meet again, in exact numbers: nats by the ln 2."""

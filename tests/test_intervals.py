@@ -1,10 +1,11 @@
 """Columns of intervals: they hold what a list of intervals holds, and a book is read into the same by either way."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prequential.codelength import Tally
@@ -27,6 +28,7 @@ SOURCES = st.just({}) | st.dictionaries(st.sampled_from(["web", "code"]), TALLY,
 INTERVAL = st.builds(Interval, COUNT, NATS, TALLY, SOURCES)
 
 
+@settings(deadline=None)
 @given(st.lists(INTERVAL, max_size=8), st.data())
 def test_they_are_a_list_of_intervals(parts, data):
     """Items, slices, reversed, joined in two steps, cut, and all sums."""
@@ -48,6 +50,16 @@ def test_they_are_a_list_of_intervals(parts, data):
         found[len(parts)]
 
 
+@pytest.mark.parametrize("length", [0, 1, 2, 5])
+def test_every_slice_is_that_of_a_list(length):
+    """All starts, ends and steps around the edges."""
+    parts = [Interval(n, 0.0, Tally(nats=1.0 + n)) for n in range(length)]
+    found, places = Intervals(parts), [None, *range(-7, 8)]
+    for first, last, step in product(places, places, [None, -3, -2, -1, 1, 2, 3]):
+        assert found[first:last:step] == parts[first:last:step]
+
+
+@settings(deadline=None)
 @given(st.lists(INTERVAL, min_size=1, max_size=8), st.integers(0, 8))
 def test_a_book_reads_the_same_in_one_block_and_line_by_line(parts, odd):
     """Lines as we write them are decoded at once; a blank more, and each is decoded by itself."""
@@ -104,6 +116,7 @@ def test_a_damaged_line_in_a_block_is_named(damage, word):
     assert word in str(error.value)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["sums", "sums", "sums", "rewind", "charge"]), max_size=30), st.data())
 def test_lines_that_a_rewind_voids_are_left_out_of_blocks(kinds, data):
     """Against what stood after each line, written down while writing: a rewind goes back to that; charges stay."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from books import HEADER, tallies
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prequential import Ledger, load_run
@@ -134,6 +134,7 @@ def test_rows_that_differ_are_refused():
         shared(other, after, from_token=20_000)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.lists(st.integers(1, 9), min_size=1, max_size=20))
 def test_the_saving_is_exact_at_whatever_boundaries_books_have(first, second):
     """Against the sums themselves: D2 cut in its own way in each book, D1 before it."""

@@ -203,18 +203,19 @@ def _soft(targets: Tensor) -> Tensor:
     return ((targets != 0) & (targets != 1)).any()
 
 
+READERS: Mapping[str, Reader] = {
+    "cross_entropy": _cross_entropy,
+    "nll_loss": _nll_loss,
+    "binary_cross_entropy_with_logits": _bits_with_logits,
+    "binary_cross_entropy": _bits,
+    "linear_cross_entropy": _linear_cross_entropy,  # new in torch 2.13
+}
+
+
 def _table(readers: Mapping[str, Reader]) -> dict[Callable[..., Any], tuple[Reader, tuple[str, ...]]]:
     """Functions of this torch with their readers and the names of their arguments, in the order of their places."""
     functions = {getattr(F, name): reader for name, reader in readers.items() if hasattr(F, name)}
     return {func: (reader, tuple(inspect.signature(func).parameters)) for func, reader in functions.items()}
 
 
-LIKELIHOODS = _table(
-    {
-        "cross_entropy": _cross_entropy,
-        "nll_loss": _nll_loss,
-        "binary_cross_entropy_with_logits": _bits_with_logits,
-        "binary_cross_entropy": _bits,
-        "linear_cross_entropy": _linear_cross_entropy,  # new in torch 2.13
-    }
-)
+LIKELIHOODS = _table(READERS)

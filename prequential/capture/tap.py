@@ -7,16 +7,18 @@ inside ``torch.compile`` without a graph break; a Python counter there would be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from prequential.capture.entrances import Entrances, suffice
 from prequential.capture.fused import FusedLosses
 from prequential.capture.held import Call, Held, Mask, find_mask, is_first_pass_only, masked
-from prequential.capture.likelihoods import LIKELIHOODS, Scored, read_call, whole
+from prequential.capture.likelihoods import LIKELIHOODS, READERS, Scored, read_call, whole
 from prequential.capture.updates import GRADIENTS, Updates
 from prequential.errors import MeasureError
 from prequential.meter import Meter, read_sums
@@ -41,6 +43,8 @@ class LossTap(TorchFunctionMode):
         listing: Whether calls are listed.
         late: Whether some step computed its first loss after it had updated the weights.
         known: What the first micro-batch of a run that is resumed had proved, as `state` gave it; or None.
+        entrances_suffice: Whether the functions of torch's C library behind the losses are watched, for less than a
+            microsecond a step, and not every call of torch; settled in the first micro-batch.
         order_known: Whether calls are seen in their order: not where some of them were compiled.
     """
 
@@ -54,6 +58,8 @@ class LossTap(TorchFunctionMode):
         self._probe = torch.zeros((), device=meter.device)
         self._held: list[Held] | None = [] if hold else None
         self._updates, self._fused = Updates(), FusedLosses(self.see)
+        self._entrances = Entrances(self._entered, self._learning)
+        self.entrances_suffice = False
         self._first_pass_only = self._scored_before = False
         self.order_known = True
         self._mask: Mask | None = None
@@ -70,11 +76,18 @@ class LossTap(TorchFunctionMode):
         self._updates.begin(self._module)
         self._fused.begin()
         self._scored_before = False
-        super().__enter__()  # type: ignore[no-untyped-call]
+        self._by_entrances = self.entrances_suffice and not self._entrances.compiled
+        if self._by_entrances:
+            self._entrances.begin()
+        else:
+            super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        if self._by_entrances:
+            self._entrances.end()
+        else:
+            super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._fused.end()
         self._updates.end()
         self._batch = None
@@ -112,6 +125,8 @@ class LossTap(TorchFunctionMode):
             self._count(one.scored, batch)
         if self._mask is not None:
             return "mask"
+        # Calls that were held back were seen one by one; what was counted already was compiled.
+        self.entrances_suffice = self.order_known and suffice({call.name for call in self.calls})
         unreduced = any(one.call.result is not None and one.call.result.dim() for one in counted)
         return "script" if unreduced or bool(self._unreduced) else "calls"
 
@@ -124,7 +139,8 @@ class LossTap(TorchFunctionMode):
     ) -> Any:
         if func not in LIKELIHOODS:  # dozens of calls a step come through here: nothing else may happen to them
             if func in GRADIENTS:
-                return self._while_learning(func, *args, **(kwargs or {}))
+                with self._learning():
+                    return func(*args, **(kwargs or {}))
             return func(*args, **kwargs) if kwargs else func(*args)
         keywords = dict(kwargs or {})
         result = func(*args, **keywords)
@@ -134,14 +150,19 @@ class LossTap(TorchFunctionMode):
         self.see(func.__name__, args[0] if args else keywords.get("input"), result, read_call(func, args, keywords))
         return result
 
-    def _while_learning(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Compute gradients; losses inside are computed again (activation checkpointing), not for the first time."""
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        """Gradients are computed inside; losses there are computed again (activation checkpointing)."""
         self._updates.gradients()
         self._fused.end()
         try:
-            return func(*args, **kwargs)
+            yield
         finally:
             self._fused.begin()
+
+    def _entered(self, name: str, result: Any, call: Mapping[str, Any]) -> None:
+        """Take in a call that was seen where losses enter torch's C library."""
+        self.see(name, call["input"], result, lambda result: READERS[name](result, call))
 
     def see(self, name: str, scores: Any, result: Any, read: Callable[[Any], Scored | None]) -> None:
         """Take in a call that is not compiled; no failure of it gets into the training step.

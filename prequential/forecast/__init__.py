@@ -145,8 +145,7 @@ def forecast_run(run: Run, total_tokens: int, *, raw_bytes: int | None = None, *
     Raises:
         CurveError: As for `forecast`; or ``raw_bytes`` are fewer than those seen.
     """
-    tallies = [interval.tally for interval in run.intervals]
-    ends, nats = np.cumsum([tally.coded_tokens for tally in tallies]), [tally.nats for tally in tallies]
+    ends, nats = np.cumsum(run.columns.column("coded_tokens")), run.columns.column("nats")
     options.setdefault("standard_error_nats", run.nats_standard_error or 0.0)
     now = run.measured()
     found = forecast_quantities(ends, nats, now, total_tokens, **options)

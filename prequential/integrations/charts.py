@@ -48,11 +48,8 @@ def _curves(run: Run) -> Curves:
         "compression_ratio" if run.bytes_known else "uniform_ratio": columns.ratio,
     }
     curves = {name: (columns.tokens, column) for name, column in values.items() if column is not None}
-    every = [interval.tally for interval in run.intervals]
-    curves["data_bits"] = (
-        _column(t.tokens for t in every).cumsum(),
-        _column(t.nats for t in every).cumsum() / NATS_PER_BIT,
-    )
+    coded, uncoded, nats = (_column(run.columns.column(name)) for name in ("coded_tokens", "uncoded_tokens", "nats"))
+    curves["data_bits"] = (coded + uncoded).cumsum(), nats.cumsum() / NATS_PER_BIT
     curves["model_bits_estimate"] = _column(p.tokens for p in points), _column(p.model_bits for p in points)
     return {name: _drawable(*curve) for name, curve in curves.items()}
 

@@ -1,58 +1,102 @@
-"""What the monitor costs: the same training with and without it, interleaved in one process, as paired ratios.
+"""What the monitor costs: trainings that differ in their callbacks alone, step by step in turn in one process.
 
-Run ``python tests/benchmarks/overhead.py``; it prints how often the host waited for the device between two log points,
-then a line for each model size and kind of loader: a data set that is gone through once, and a stream, whose rows may
-come again and are scored one by one. Steps 20 to 80 are timed, with the three log points among them. Only the ratio
-means anything.
+Run ``python tests/benchmarks/overhead.py``. It prints how often the host waited for the device between two log points,
+and then for each model how long a step takes beside the bare one: with the monitor, and with what people use today.
+Each training runs in a greenlet, all of them in one thread, and takes one step at a time, in random order: a machine
+that is slower for a while is slower for all of them. Only the ratios mean anything. Needs ``pip install greenlet``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import random
 import statistics
 import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 
+import greenlet
 import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchmetrics.text import Perplexity
 
 from prequential import CompressionMonitor
 
-VOCABULARY, LENGTH, BATCH = 512, 128, 8
-PAIRS, FIRST, STEPS = 9, 20, 80
-
-
+LENGTH, BATCH = 128, 8
+FIRST, STEPS = 20, 220
 QUIET = {
     "logger": False,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
+MODELS = (  # width, layers, vocabulary
+    (32, 1, 512),
+    (192, 3, 512),
+    (128, 2, 8192),
+)
 
 
 class Model(L.LightningModule):
     """A small transformer over random tokens."""
 
-    def __init__(self, width: int, layers: int) -> None:
+    def __init__(self, width: int, layers: int, vocabulary: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.embedding = nn.Embedding(vocabulary, width)
         layer = nn.TransformerEncoderLayer(width, 4, 4 * width, batch_first=True, dropout=0.0)
         self.trunk = nn.TransformerEncoder(layer, layers)
-        self.head = nn.Linear(width, VOCABULARY)
+        self.head = nn.Linear(width, vocabulary)
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         """Score the next tokens."""
         mask = nn.Transformer.generate_square_subsequent_mask(LENGTH)
         hidden = self.trunk(self.embedding(batch[:, :-1]), mask=mask, is_causal=True)
-        return F.cross_entropy(self.head(hidden).flatten(0, 1), batch[:, 1:].flatten())
+        logits = self.head(hidden)
+        self.looked_at(logits, batch[:, 1:])
+        return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+    def looked_at(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Nothing, in the bare training."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Plain AdamW."""
         return torch.optim.AdamW(self.parameters())
+
+
+class Logged(Model):
+    """Logs its loss at every step."""
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        """Score the next tokens."""
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", loss)
+        return loss
+
+
+class Perplexed(Model):
+    """Updates torchmetrics' perplexity at every step."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.perplexity = Perplexity()
+
+    def looked_at(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Update it."""
+        self.perplexity.update(logits.detach(), targets)
+
+
+class Scored(Model):
+    """Scores the tokens once more, one by one."""
+
+    def looked_at(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Sum them up."""
+        with torch.no_grad():
+            F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").sum()
 
 
 class Stream(torch.utils.data.IterableDataset):
@@ -61,38 +105,84 @@ class Stream(torch.utils.data.IterableDataset):
     def __init__(self, rows: torch.Tensor) -> None:
         self.rows = rows
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[torch.Tensor]:
         """Go through them once."""
         return iter(self.rows)
 
 
-def seconds(width: int, layers: int, *, monitored: bool, stream: bool) -> float:
-    """Time one fit; what happens before the first of the timed steps and after the last is left out."""
-    clock = Clock()
+ARMS = {  # name: module, whether monitored, whether its rows come as a stream
+    "bare": (Model, False, False),
+    "bare, once more": (Model, False, False),
+    "monitor": (Model, True, False),
+    "monitor, a stream": (Model, True, True),
+    "self.log of the loss": (Logged, False, False),
+    "unreduced cross-entropy": (Scored, False, False),
+    "torchmetrics Perplexity": (Perplexed, False, False),
+}
+
+
+class Turns:
+    """Lets one training at a time run a step, in an order that is drawn anew for each round."""
+
+    def __init__(self, sizes: tuple[int, int, int]) -> None:
+        self.seconds: dict[str, list[float]] = {name: [] for name in ARMS}
+        self._began, self._hub = 0.0, greenlet.getcurrent()
+        trainings = {name: greenlet.greenlet(train) for name in ARMS}
+        for name, training in trainings.items():
+            training.switch(name, sizes, self)
+        while left := [training for training in trainings.values() if not training.dead]:
+            for training in random.sample(left, len(left)):
+                self._began = time.perf_counter()
+                training.switch()
+
+    def wait(self) -> None:
+        """Wait for the first turn."""
+        self._hub.switch()
+
+    def end_step(self, name: str) -> None:
+        """End a step, and wait for the next turn."""
+        self.seconds[name].append(time.perf_counter() - self._began)
+        self._hub.switch()
+
+
+class Turn(L.Callback):
+    """Ends a turn after each batch; it stands last in the list, so that the monitor's work is inside."""
+
+    def __init__(self, turns: Turns, name: str) -> None:
+        self.turns, self.name = turns, name
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Wait for the others."""
+        self.turns.wait()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
+        """Let the next one run."""
+        self.turns.end_step(self.name)
+
+
+def train(name: str, sizes: tuple[int, int, int], turns: Turns) -> None:
+    """Train one of the arms, a step at each of its turns."""
+    kind, monitored, stream = ARMS[name]
+    rows = torch.randint(sizes[2], (STEPS * BATCH, LENGTH + 1))
     with tempfile.TemporaryDirectory() as folder:
         watch: list[L.Callback] = [CompressionMonitor(bundle=None, ledger=folder)] if monitored else []
-        trainer = L.Trainer(
-            max_steps=STEPS,
-            accelerator="cpu",
-            callbacks=[*watch, clock],
-            **QUIET,
-        )
-        rows = torch.randint(VOCABULARY, (STEPS * BATCH, LENGTH + 1))
-        data = torch.utils.data.DataLoader(Stream(rows) if stream else rows, batch_size=BATCH)
-        trainer.fit(Model(width, layers), data)
-    return clock.end - clock.begin
+        trainer = L.Trainer(max_steps=STEPS, accelerator="cpu", callbacks=[*watch, Turn(turns, name)], **QUIET)
+        trainer.fit(kind(*sizes), torch.utils.data.DataLoader(Stream(rows) if stream else rows, batch_size=BATCH))
 
 
-class Clock(L.Callback):
-    """Reads the time after the first of the timed batches and after the last."""
+def ratios(seconds: list[float], bare: list[float]) -> tuple[float, float, float]:
+    """How much longer steps take, all in all, and the 95 % interval of that by a bootstrap over rounds."""
+    pairs = list(zip(seconds, bare, strict=True))[FIRST:]
+    drawn = sorted(_ratio(random.choices(pairs, k=len(pairs))) for _ in range(1000))
+    return _ratio(pairs), drawn[25], drawn[975]
 
-    begin = end = 0.0
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Read the time; it stands last in the list, so the monitor's work is inside."""
-        if batch_idx == FIRST:
-            self.begin = time.perf_counter()
-        self.end = time.perf_counter()
+def _ratio(pairs: list[tuple[float, float]]) -> float:
+    """Sums of what is left without the twentieth of rounds with the largest differences either way: interruptions."""
+    pairs = sorted(pairs, key=lambda pair: pair[0] - pair[1])
+    cut = len(pairs) // 20
+    kept = pairs[cut : len(pairs) - cut]
+    return sum(a for a, _ in kept) / sum(b for _, b in kept)
 
 
 def waits() -> int:
@@ -117,8 +207,8 @@ def waits() -> int:
         with tempfile.TemporaryDirectory() as folder:
             monitored.ledger = folder
             trainer = L.Trainer(max_steps=40, accelerator="cpu", callbacks=[monitored, Marks()], **QUIET)
-            data = torch.randint(VOCABULARY, (40 * BATCH, LENGTH + 1))
-            trainer.fit(Model(32, 1), torch.utils.data.DataLoader(data, batch_size=BATCH))
+            data = torch.randint(512, (40 * BATCH, LENGTH + 1))
+            trainer.fit(Model(32, 1, 512), torch.utils.data.DataLoader(data, batch_size=BATCH))
     finally:
         for name, original in originals.items():
             setattr(torch.Tensor, name, original)
@@ -127,25 +217,19 @@ def waits() -> int:
 
 
 def main() -> None:
-    """Print the paired ratios."""
+    """Print the table."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     print(f"waits for the device between two log points: {waits()}")
-    for width, layers in ((32, 1), (192, 3)):
-        for stream in (False, True):
-            ratios = []
-            for pair in range(PAIRS):
-                order = (True, False) if pair % 2 else (False, True)
-                taken = {on: seconds(width, layers, monitored=on, stream=stream) for on in order}
-                ratios.append(taken[True] / taken[False])
-                step_ms = 1e3 * taken[False] / (STEPS - 1 - FIRST)
-            low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-            print(
-                f"width {width}, {layers} layers, {'a stream' if stream else 'a data set'}, {step_ms:.1f} ms a step: "
-                f"with/without {middle:.3f} [{low:.3f}, {high:.3f}]",
-                flush=True,
-            )
+    for sizes in MODELS:
+        turns = Turns(sizes)
+        step_s = statistics.median(turns.seconds["bare"][FIRST:])
+        print("\nwidth {}, {} layers, vocabulary {}: ".format(*sizes) + f"{1e3 * step_s:.1f} ms a step")
+        for name in list(ARMS)[1:]:
+            middle, low, high = ratios(turns.seconds[name], turns.seconds["bare"])
+            print(f"{name:>24}: {middle:.3f} [{low:.3f}, {high:.3f}]", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
