@@ -11,7 +11,7 @@ import lightning as L
 import pytest
 import wandb
 from click.testing import CliRunner
-from fake_wandb import FakeWandb
+from fake_wandb import FakeWandb, forget
 from lightning.pytorch.loggers import WandbLogger
 from toys import VOCABULARY, Toy, loader
 
@@ -141,7 +141,7 @@ def test_every_key_is_declared_by_its_exact_name():
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """A W&B server on the loopback, a client that knows no other, and a short patience."""
-    wandb.teardown()  # the address and the mode are kept by the process
+    forget()  # the address and the mode are kept by the process
     monkeypatch.setattr(audience, "WAIT_S", 0.5)
     with FakeWandb() as fake:
         for name, value in {**fake.env(), "WANDB_FINISH_TIMEOUT": "1"}.items():
@@ -150,7 +150,7 @@ def server(monkeypatch, tmp_path):
             monkeypatch.setenv(name, str(tmp_path / name))
         yield fake
         fake.fail(None)
-        wandb.teardown()
+        forget()
 
 
 class FailAt(L.Callback):
@@ -195,7 +195,7 @@ def test_training_goes_on_without_the_server(server, trainer_of, how, recwarn):
 
     server.fail(None)
     server.run().finished = True  # as the server calls a run that is no longer heard of
-    wandb.teardown()
+    forget()
     result = CliRunner().invoke(main, ["sync", str(run.book)])
     assert result.exit_code == 0, result.output
     expected = [{f"prequential/{name}": value for name, value in row.items()} for row in replayed(read_book(run.book))]

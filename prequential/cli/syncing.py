@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prequential.cli.printing import as_json_option, print_json
+from prequential.errors import SyncError
 
 if TYPE_CHECKING:
     from prequential.integrations.sync import Sync
 
 _LONG_ROWS = 200
+_END_S = 20
 
 
 @click.command()
@@ -38,11 +42,22 @@ def sync(run: str, where: str | None, project: str | None, timeout_s: float, as_
     from prequential.sources.book import find_book, run_from_book
 
     book = run_from_book(find_book(run))
-    sent = send(book, target_of(book, where, project), timeout_s=timeout_s, progress=_shown)
+    try:
+        sent = send(book, target_of(book, where, project), timeout_s=timeout_s, progress=_shown)
+    except SyncError:
+        atexit.register(_end_soon)  # now, so that it comes before what W&B has registered
+        raise
     if as_json:
         print_json(_record(sent))
     else:
         click.echo(_sentence(sent))
+
+
+def _end_soon() -> None:
+    """Bound the end of the program: W&B waits for its own process, which after failed requests does not always end."""
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
+        signal.alarm(_END_S)
 
 
 def _shown(rows: list[Any]) -> Iterable[Any]:
