@@ -79,6 +79,23 @@ def test_killed_and_resumed(elsewhere, tmp_path, monkeypatch):
     assert found == TEXT, told
 
 
+def test_checkpoints_of_the_run_are_left_alone(tmp_path, monkeypatch):
+    """Where it is decoded, the script's checkpoints are neither written nor removed, though it names their folder."""
+
+    def saving():
+        keeps_one = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=4, enable_version_counter=False)
+        return {"callbacks": [keeps_one], "enable_checkpointing": True}
+
+    monitor = CompressionMonitor(token_bytes="bytes", ledger=tmp_path / "run", bundle=None, bitstream=True)
+    train(monitor, TEXT, feed=FEED, **saving())
+    for name in ("epoch=0-step=4.ckpt", "epoch=0-step=8.ckpt"):  # of other runs, say
+        (tmp_path / "kept" / name).write_bytes(b"precious")
+    before = {path: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
+    found, told = decoded(tmp_path / "run", monkeypatch, feed=FEED, **saving())
+    assert found == TEXT, told
+    assert {path: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before
+
+
 def test_what_was_sealed_decodes(tmp_path, monkeypatch):
     """Of a killed run, up to its last checkpoint: six batches of four streams, the first of them written."""
     begun(tmp_path, monkeypatch)

@@ -161,6 +161,8 @@ class Reading:
         trainer.loggers = [DummyLogger()] if trainer.loggers else []
         connector: Any = trainer._checkpoint_connector  # a checkpoint knows the data
         connector.resume_start = lambda *ignored, **options: None
+        strategy: Any = trainer.strategy
+        strategy.save_checkpoint = strategy.remove_checkpoint = lambda *ignored, **options: None
         trainer.save_checkpoint = lambda *ignored, **options: None  # type: ignore[method-assign]
         self._job.set_up()
         if not self._wanted:
