@@ -26,6 +26,7 @@ from prequential.integrations.circumstances import (
 from prequential.integrations.epochs import FirstEpoch
 from prequential.integrations.feeding import draws_once
 from prequential.integrations.passes import CausalityAudit
+from prequential.integrations.places import place_of
 from prequential.integrations.session import Options, Session, known_state
 from prequential.integrations.wandb import prefixed
 from prequential.recorder import Recorder
@@ -159,11 +160,10 @@ class CompressionMonitor(pl.Callback):
             raise MeasureError(
                 "expected one CompressionMonitor in a trainer, got several, which would measure it twice: leave one in"
             )
-        if trainer.world_size > 1:
-            raise MeasureError(
-                f"expected one process, got {trainer.world_size}: this version counts the tokens of one process only, "
-                "train with devices=1 or leave the monitor out"
-            )
+        if trainer.world_size > 1 and self.audit is not None:
+            raise MeasureError(f"expected one process for audit='full', got {trainer.world_size}: audit with devices=1")
+        if not trainer.is_global_zero:
+            return
         wandb_runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         self._audience = Audience(wandb_runs, [rows_for(logger) for logger in trainer.loggers], self._note_failure)
         self._audience.begin()
@@ -199,6 +199,8 @@ class CompressionMonitor(pl.Callback):
         self._path = book_path(trainer, ledger, resumed=state is not None)
         self._last_global_step = trainer.global_step
         self._epoch = FirstEpoch(None if state is None else state["first_epoch"])
+        spread: Any = getattr(trainer.strategy, "distributed_sampler_kwargs", None)
+        place, size = (spread["rank"], spread["num_replicas"]) if spread else (0, 1)
         self._session = Session(
             self.options,
             path=self._path,
@@ -212,6 +214,7 @@ class CompressionMonitor(pl.Callback):
             reruns=_reruns(pl_module),
             state=state,
             learnt=_learnt(trainer),
+            ranks=place_of(place, size, trainer.world_size),
         )
         self._path = self._session.recorder.account.path
         self._wrap_training_step(trainer, self._session.recorder)
@@ -318,7 +321,7 @@ class CompressionMonitor(pl.Callback):
             self.causality.tell(session.recorder)
         if self._epoch.resuming and error is None:  # nothing was left to train
             self._epoch.end(trainer, session.recorder)
-        self._kept = self.state_dict()
+        self._kept = self.state_dict() if error is None or not session.ranks.spread else {}
         session.finish(error, self._summarize)
         self._session = None
         if self._scratch is not None:
