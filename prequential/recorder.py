@@ -371,7 +371,9 @@ class Recorder:
             self._tap.hold()
             step, elapsed_s, self._meter.pieces = self.account.step, self.account.elapsed_s, []
             self._waiting.append(_Waiting(step, elapsed_s, False, self._meter.take(), 0, None, None, [], None))
-            self.ranks.agree(None)
+            agreed = self.ranks.agree(None)
+            if agreed is not None:
+                self._adopt(agreed)
             return
         calls = self._tap.calls if self._tap is not None else []
         route = settle_route(
@@ -396,13 +398,7 @@ class Recorder:
         )
         if self._watch.rows is not None:
             self._watch.rows.check(batch)
-        self.account.settle(
-            {
-                **route.header(),
-                "fingerprint_scheme": self.ranks.scheme(route.fingerprint_scheme),
-                "repeats": "replay" if self._watch.tells_replay else "data",
-            }
-        )
+        self._put_into_header(route.header())
         self._agree(route)
         self.route = route
         self._go_on(batch)
@@ -411,22 +407,35 @@ class Recorder:
         for event, message in route.doubts.items():
             self.account.note(event, message)
 
+    def _put_into_header(self, facts: Mapping[str, Any]) -> None:
+        assert self._watch is not None
+        scheme = self.ranks.scheme(facts["fingerprint_scheme"])
+        repeats = "replay" if self._watch.tells_replay else "data"
+        self.account.settle({**facts, "fingerprint_scheme": scheme, "repeats": repeats})
+
     def _agree(self, route: Route) -> None:
         """Go on with what the ranks agree on, if there are several."""
         assert self._watch is not None
         kind = {name: value for name, value in route.header().items() if name != "loss_calls"}
         mask = self._tap.state()["mask"] if self._tap is not None else None
+        late = self.ranks.agreed
         agreed = self.ranks.agree({"kind": kind, "mask": mask, "watch": self._watch.facts()})
-        if agreed is None:
-            return
+        if agreed is not None and not late:
+            self._adopt(agreed)
+
+    def _adopt(self, agreed: Mapping[str, Any]) -> None:
+        """Read batches as all ranks do."""
         if self._tap is not None:
             self._tap.adopt(agreed["mask"])
         if self._before is None:
             table = self._token_bytes.table if self._token_bytes is not None else None
+            size = agreed["kind"]["vocab_size"]
             self._watch = BatchWatch.agreed(
-                agreed["watch"], vocab_size=route.vocab_size, table=table, meter=self._meter, plan=self._plan
+                agreed["watch"], vocab_size=size, table=table, meter=self._meter, plan=self._plan
             )
-        self._watch.among(self.ranks.size)
+            self._put_into_header(agreed["kind"])
+        if self._watch is not None:
+            self._watch.among(self.ranks.size)
 
     def _shows_nothing(self, reading: Reading, outputs: Any) -> bool:
         """Whether a micro-batch has no target by which anything could be settled: it is empty, or masked throughout."""

@@ -5,6 +5,7 @@ of a second, on a port of the loopback. What each rank scored is saved beside th
 without the library: a second route to every sum.
 """
 
+import faulthandler
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ from prequential import CompressionMonitor, Recording
 from prequential.integrations.fabric import recording
 from prequential.ranks import Several
 
+PATIENCE_S = 120
 LENGTH = 12  # rows of some 56 bits, so that they can be told apart
 OWN = {"bundle": None, "token_bytes": [2] * VOCABULARY}
 
@@ -54,8 +56,8 @@ def world(size, run, *, folder):
 
 
 def _ended(children):
-    """Exit codes; whoever is still there after half a minute is killed."""
-    codes, deadline = {}, time.monotonic() + 30
+    """Exit codes; whoever is still there after some time is killed."""
+    codes, deadline = {}, time.monotonic() + PATIENCE_S
     while len(codes) < len(children):
         for child in set(children) - codes.keys():
             if time.monotonic() > deadline:
@@ -73,6 +75,7 @@ def _in_child(run, rank, folder):
     output = os.open(f"rank{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    faulthandler.dump_traceback_later(PATIENCE_S - 5)
     torch.set_num_threads(1)
     try:
         run(rank)
@@ -175,14 +178,17 @@ class Unseen(Toy):
         return self(batch[0]).square().mean() if self.global_rank else self.loss(batch)
 
 
-class Late(Written):
-    """Has no target on one rank in its first micro-batch."""
+def late(rank):
+    """The toy without a target on one rank in its first micro-batch."""
 
-    def loss(self, batch):
-        if self.global_rank == 1 and not self.scored:
-            self.scored.append(((), 0.0))
-            return F.cross_entropy(self(batch[0]).flatten(0, 1), batch[1].flatten() * 0 - 100, reduction="sum")
-        return super().loss(batch)
+    class Late(Written):
+        def loss(self, batch):
+            if self.global_rank == rank and not self.scored:
+                self.scored.append(((), 0.0))
+                return F.cross_entropy(self(batch[0]).flatten(0, 1), batch[1].flatten() * 0 - 100, reduction="sum")
+            return super().loss(batch)
+
+    return Late
 
 
 class Leaves(L.Callback):
@@ -328,6 +334,24 @@ def sharded(rank):
     dist.destroy_process_group()
 
 
+def hugging_face(rank):
+    """The trainer of transformers, whose loader fills the last batches up."""
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+    from prequential import CompressionCallback
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "n_positions": LENGTH + 1, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "logging_steps": 3}
+    tokens = torch.cat([loader(1, 63, LENGTH).dataset.tensors[0], loader(1, 63, LENGTH).dataset.tensors[1][:, -1:]], 1)
+    Trainer(
+        model=GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)),
+        args=TrainingArguments("out", per_device_train_batch_size=4, num_train_epochs=1, **quiet),
+        train_dataset=[{"input_ids": ids, "labels": ids} for ids in tokens],
+        callbacks=[CompressionCallback(ledger="book", **OWN)],
+    ).train()
+
+
 def short(run):
     """The same with waits of a second."""
 
@@ -356,7 +380,8 @@ CASES = {
     "all_raise": [(2, fit(2, module=at([0, 1], 5, _raise)))],
     "other_route": [(2, fit(2, module=Outputs))],
     "unseen": [(2, fit(2, module=Unseen))],
-    "late": [(2, fit(2, module=Late))],
+    "late": [(2, fit(2, module=late(1)))],
+    "late_first": [(2, fit(2, module=late(0)))],
     "silent": [(2, short(fit(2, callbacks=lambda: [Leaves()])))],
     "fails": [(2, fit(2, callbacks=lambda: [Breaks(1)]))],
     "first_fails": [(2, fit(2, callbacks=lambda: [Breaks(0)]))],
@@ -367,6 +392,7 @@ CASES = {
     "copies": [(4, copies)],
     "fabric": [(2, on_fabric)],
     "sharded": [(2, sharded)],
+    "hugging_face": [(2, hugging_face)],
     "model_parallel": [
         (
             4,

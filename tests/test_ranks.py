@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import EarlyStopping
 
 from prequential import CompressionMonitor, compare
 from prequential.codelength import Tally
 from prequential.columns.replay import SeenRows
+from prequential.columns.uncoded import FirstTokens, Layout
 from prequential.columns.watch import Seen
 from prequential.errors import MeasureError, RanksError
 from prequential.integrations.feeding import loader_draws_once, loader_drops
 from prequential.integrations.places import place_in_group, place_of
+from prequential.integrations.session import Options, Session
 from prequential.ledger import read_book
 from prequential.meter import Reading
 from prequential.ranks import Interval, Letter, Several, together
@@ -116,7 +119,7 @@ def test_several_ranks_write_the_book_of_one_process(book, one, several):
 
 
 @pytest.mark.parametrize(
-    "name", ["two", "four", "loop", "fabric", "sharded", "copies", "model_parallel", "join", "late"]
+    "name", ["two", "four", "loop", "fabric", "sharded", "copies", "model_parallel", "join", "late", "late_first"]
 )
 def test_sums_are_those_that_the_ranks_scored(book, trained, name):
     """Lightning, a loop by hand, Fabric, FSDP2, ranks that hold the same tokens, fewer batches: against float64."""
@@ -125,7 +128,7 @@ def test_sums_are_those_that_the_ranks_scored(book, trained, name):
     assert run.total.nats == pytest.approx(nats, rel=1e-6)
     assert (run.total.rows, run.total.coded_tokens) == (rows, 12 * rows)
     assert run.total.uncoded_tokens == rows
-    assert rows == {"join": 60, "late": 60}.get(name, 64)
+    assert rows == (60 if name in ("join", "late", "late_first") else 64)
 
 
 @pytest.mark.parametrize(("name", "rows", "fed"), [("uneven", 30, 32), ("shuffled", 63, 64)])
@@ -137,6 +140,12 @@ def test_the_padding_of_a_sampler_is_replay(book, trained, name, rows, fed):
     assert (run.total.rows, run.total.coded_tokens) == (rows, 12 * rows)
     assert run.total.replayed_tokens == 12 * (fed - rows)
     assert run.total.nats == pytest.approx(nats, rel=1e-6)
+
+
+def test_the_trainer_of_transformers_counts_what_fills_up_its_last_batch_once(book):
+    """63 rows on two ranks, of which each is fed with 32."""
+    total = book("hugging_face").total
+    assert (total.rows, total.coded_tokens, total.replayed_tokens, total.uncoded_tokens) == (63, 63 * 12, 12, 63)
 
 
 def test_the_data_is_proved_equal_whatever_the_number_of_ranks(book):
@@ -335,7 +344,7 @@ def test_nothing_is_left_in_the_store_and_nothing_new_is_not_sent():
     second.exchange(Letter("step", 1))
     second.exchange(Letter("step", 1))
     assert [len(letters) for letters in first.exchange(Letter("step", 1))] == [1, 1]
-    assert second._store.num_keys() == 1  # the board
+    assert second._store.num_keys() == 2  # the board, and that there is something on it
 
 
 def test_what_all_rows_begin_with_is_known_if_all_ranks_see_it():
@@ -381,13 +390,45 @@ def test_processes_without_a_process_group_are_refused():
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({"audit": "full"}, "expected one process for audit='full', got 2")],
+    [
+        ({"audit": "full"}, "expected one process for audit='full', got 2"),
+        ({}, "expected no callback to monitor prequential/compressed_bytes in 2 processes"),
+    ],
 )
-def test_what_runs_steps_at_different_times_is_refused_with_several_ranks(options, expected):
-    """Ranks of a sharded model must run it as often as each other."""
-    trainer = SimpleNamespace(world_size=2, is_global_zero=True, loggers=[], callbacks=[])
+def test_what_ranks_would_have_to_do_together_is_refused(options, expected):
+    """Extra runs of a sharded model, and a decision by a number that only rank 0 knows."""
+    stops = EarlyStopping(monitor="prequential/compressed_bytes")
+    trainer = SimpleNamespace(world_size=2, is_global_zero=True, loggers=[], callbacks=[stops])
     with pytest.raises(MeasureError, match=expected):
         CompressionMonitor(**options).setup(trainer, L.LightningModule(), "fit")
+
+
+def test_a_share_of_rescored_batches_is_refused_with_several_ranks():
+    """The differences of all ranks would have to be summed, draw by draw, before they are squared."""
+    with pytest.raises(MeasureError, match=r"expected one process for rescore=0.5, got several: give rescore='eval'"):
+        Session(
+            Options(rescore=0.5, bundle=None),
+            path=Path("book.jsonl"),
+            facts={},
+            configuration=dict,
+            device="cpu",
+            every_n_steps=1,
+            publish=lambda *ignored: None,
+            reruns=True,
+            ranks=post(2)[0],
+        )
+
+
+@pytest.mark.parametrize(("ranks", "charged"), [(1, 8), (2, 2)])
+def test_each_rank_may_have_a_contiguous_stream_of_its_own(ranks, charged):
+    """Rows that go on from the row before are charged once a stream: two ranks, two streams."""
+    layout = Layout(0, 1, False)
+    counts = np.zeros(9, int)
+    for rank in range(2):
+        tokens = torch.arange(17) + 100 * rank
+        inputs, targets = tokens[:-1].view(1, 4, 4), tokens[1:].view(1, 4, 4)
+        counts += FirstTokens(layout, None).look([inputs, targets]).sum((1, 2)).numpy()
+    assert FirstTokens(layout, None, ranks=ranks).charge(counts.tolist()).tokens == charged
 
 
 def test_the_exit_of_the_script_is_read(trained):

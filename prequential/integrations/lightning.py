@@ -160,8 +160,8 @@ class CompressionMonitor(pl.Callback):
             raise MeasureError(
                 "expected one CompressionMonitor in a trainer, got several, which would measure it twice: leave one in"
             )
-        if trainer.world_size > 1 and self.audit is not None:
-            raise MeasureError(f"expected one process for audit='full', got {trainer.world_size}: audit with devices=1")
+        if trainer.world_size > 1:
+            self._refuse_in_step(trainer)
         if not trainer.is_global_zero:
             return
         wandb_runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
@@ -264,6 +264,18 @@ class CompressionMonitor(pl.Callback):
         self._finish(trainer, exception)
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _refuse_in_step(self, trainer: pl.Trainer) -> None:
+        """Refuse what all ranks would have to do at the same time."""
+        if self.audit is not None:
+            raise MeasureError(f"expected one process for audit='full', got {trainer.world_size}: audit with devices=1")
+        monitored = [str(getattr(callback, "monitor", "")) for callback in _callbacks(trainer)]
+        ours = next((name for name in monitored if name.startswith(prefixed({"": 0}).popitem()[0])), None)
+        if ours is not None:
+            raise MeasureError(
+                f"expected no callback to monitor {ours} in {trainer.world_size} processes, got one: only rank 0 knows "
+                "it, monitor a metric of the module"
+            )
 
     def _stands_back(self, trainer: pl.Trainer) -> bool:
         """Whether this monitor came from the environment and the script brings its own, or another takes over."""

@@ -30,8 +30,8 @@ def place_of(place: int, size: int, processes: int) -> Alone:
         return Alone()
     if not (dist.is_available() and dist.is_initialized()):
         raise MeasureError(
-            f"expected a process group of torch.distributed for {processes} processes, got none: this version counts "
-            "the tokens of several processes only where they have one"
+            f"expected a process group of torch.distributed for {processes} processes, got none: begin to record when "
+            "it is there (fabric.launch(), init_process_group), or train in one process"
         )
     # Private by its name, but what every other way to a common store comes down to.
     group: Any = dist.distributed_c10d
@@ -45,4 +45,5 @@ def place_in_group(given: tuple[int, int] | None = None) -> Alone:
     processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if given is None and processes > 1:
         given = dist.get_rank(), processes
-    return place_of(*(given or (0, 1)), processes)
+    place, size = given or (0, 1)
+    return place_of(place, size, max(size, processes))

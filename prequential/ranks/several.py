@@ -93,6 +93,7 @@ class _Peer:
 
     letters: int = 0
     turn: int = -1
+    routes: int = 0
     states: int = 0
     resting: bool = False
     ended: bool = False
@@ -100,19 +101,22 @@ class _Peer:
     def take(self, letter: Letter) -> None:
         self.letters += 1
         self.turn = max(self.turn, letter.turn)
+        self.routes += letter.kind == "route"
         self.states += letter.kind == "state"
         self.resting = self.resting or letter.kind == "epoch"
         self.ended = self.ended or letter.kind in ("end", "failed")
 
-    def owes(self, kind: str, turn: int, states: int) -> bool:
-        """Whether a letter is due from it at such a moment of rank 0."""
+    def owes(self, kind: str, turn: int, number: int) -> bool:
+        """Whether a letter is due from it at such a moment of rank 0, the how-manieth of its kind."""
         if self.ended:
             return False
-        if kind == "state":
-            return self.states < states
-        return {"route": self.letters == 0, "epoch": not self.resting, "end": True}.get(
-            kind, self.turn < turn and not self.resting
-        )
+        due = {
+            "route": self.routes < number and not self.resting,
+            "epoch": not self.resting,
+            "state": self.states < number,
+            "end": True,
+        }
+        return due.get(kind, self.turn < turn and not self.resting)
 
 
 class Several(Alone):
@@ -139,19 +143,21 @@ class Several(Alone):
         self.place, self.size, self.counts = place, size, counts
         self.keeps_book, self.spread, self.agreed = counts and place == 0, True, False
         self._peers = {other: _Peer() for other in range(1, size)}
-        self._sent, self._states, self._turn = 0, 0, -1
+        self._sent, self._turn = 0, -1
+        self._routes = self._states = 0  # letters of this kind so far
         self._board: dict[str, Any] = {}
         self.missing = ()
 
     def agree(self, facts: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Agree on what the first micro-batch showed."""
         if not self.agreed:
+            self._routes += 1
             if self.keeps_book:
                 self._decide(facts)
             else:
                 self._send(Letter("route", facts={"facts": facts}))
                 self._await_board()
-            self.agreed = True
+            self.agreed = self._board["facts"] is not None  # else no rank saw a target, and all ask again
         agreed: Mapping[str, Any] | None = self._board["facts"]
         if facts is not None and agreed is not None and _differing([(0, agreed), (self.place, facts)]):
             raise PrequentialError(_differing([(0, agreed), (self.place, facts)]))
@@ -161,6 +167,7 @@ class Several(Alone):
         """Tell the other ranks that the first micro-batch is refused here."""
         if self.keeps_book:
             self._post_on_board(refusal=str(error))
+            self._store.set(f"route/{self._routes + 1}", "")
         else:
             self._send(Letter("route", facts={"refusal": str(error)}))
 
@@ -180,6 +187,7 @@ class Several(Alone):
         """Tell the other ranks that the recording has stopped."""
         if self.keeps_book:
             self._post_on_board(stopped=reason)
+            self._store.set(f"route/{self._routes + 1}", "")
         elif self.counts and "stopped" not in self._board:
             self._send(Letter("failed", facts={"failure": reason}))
 
@@ -202,21 +210,23 @@ class Several(Alone):
     def _decide(self, facts: Mapping[str, Any] | None) -> None:
         own = Letter("route", facts={"facts": facts})
         letters = self._receive(own, self.start_s)
-        answers = [(place, some[0].facts) for place, some in enumerate(letters)]
+        answers = [(place, letter.facts) for place, some in enumerate(letters) for letter in some]
         refusals = [(place, str(answer["refusal"])) for place, answer in answers if answer.get("refusal")]
         found = [(place, answer["facts"]) for place, answer in answers if answer.get("facts") is not None]
         refusal = f"rank {refusals[0][0]}: {refusals[0][1]}" if refusals else _differing(found)
         agreed = joint([each for _, each in found]) if found and not refusal else None
         self._post_on_board(facts=agreed, **({"refusal": refusal} if refusal else {}))
+        self._store.set(f"route/{self._routes}", "")
         if refusal:
             raise MeasureError(refusal)
 
     def _receive(self, own: Letter, wait_s: float) -> list[list[Letter]]:
         letters: list[list[Letter]] = [[own], *([] for _ in self._peers)]
         self._states += own.kind == "state"
+        number = {"route": self._routes, "state": self._states}.get(own.kind, 0)
         self.missing = []
         while True:
-            due = [p for p, peer in self._peers.items() if peer.owes(own.kind, own.turn, self._states)]
+            due = [p for p, peer in self._peers.items() if peer.owes(own.kind, own.turn, number)]
             due = [place for place in due if place not in self.missing]
             if not due:
                 break
@@ -269,7 +279,7 @@ class Several(Alone):
             self._sent += 1
 
     def _await_board(self) -> None:
-        if self._await({0: _BOARD}, self.start_s):
+        if self._await({0: f"route/{self._routes}"}, self.start_s):
             raise RanksError(
                 f"expected an answer of rank 0 within {self.start_s:g} s, got none: open the recording on all ranks"
             )
