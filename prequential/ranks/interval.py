@@ -42,13 +42,12 @@ def together(ranks: Sequence[Sequence[Interval]]) -> list[Interval]:
     """
     if len(ranks) == 1:
         return list(ranks[0])
-    parts: dict[tuple[int, bool], list[list[Interval]]] = {}
+    parts: dict[tuple[int, bool], dict[int, list[Interval]]] = {}
     for rank, intervals in enumerate(ranks):
         for interval in intervals:
-            mine = parts.setdefault((interval.step, interval.replay), [[] for _ in ranks])
-            mine[rank].append(interval)
+            parts.setdefault((interval.step, interval.replay), {}).setdefault(rank, []).append(interval)
     # By step, and what is replay in the middle of an epoch before what is not.
-    return [_merged(parts[key]) for key in sorted(parts, key=lambda key: (key[0], not key[1]))]
+    return [_merged(list(parts[key].values())) for key in sorted(parts, key=lambda key: (key[0], not key[1]))]
 
 
 def _merged(ranks: Sequence[Sequence[Interval]]) -> Interval:

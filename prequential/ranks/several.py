@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +142,7 @@ class Several(Alone):
         self._store, self.processes = store, processes
         self.place, self.size, self.counts = place, size, counts
         self.keeps_book, self.spread, self.agreed = counts and place == 0, True, False
-        self._peers = {other: _Peer() for other in range(1, size)}
+        self._peers = {other: _Peer() for other in range(1, size if self.keeps_book else 1)}
         self._sent, self._turn = 0, -1
         self._routes = self._states = 0  # letters of this kind so far
         self._board: dict[str, Any] = {}
@@ -236,12 +236,10 @@ class Several(Alone):
                     f"expected the sums of all ranks within {wait_s:g} s, got none of {listed_ranks(late)}"
                 )
             self.missing = sorted([*self.missing, *late])
-            for place in due:
-                if place not in late:
-                    letter = self._open(place)
-                    letters[place].append(letter)
-                    if letter.kind == "failed":
-                        raise RanksError(f"rank {place}: {letter.facts['failure']}")
+            for place, letter in self._opened([place for place in due if place not in late]):
+                letters[place].append(letter)
+                if letter.kind == "failed":
+                    raise RanksError(f"rank {place}: {letter.facts['failure']}")
         if own.kind == "epoch":
             for peer in self._peers.values():
                 peer.resting, peer.turn = False, -1
@@ -260,12 +258,15 @@ class Several(Alone):
     def _key(self, place: int) -> str:
         return f"{place}/{self._peers[place].letters}"
 
-    def _open(self, place: int) -> Letter:
-        key = self._key(place)
-        letter = Letter.from_bytes(self._store.get(key))
-        self._store.delete_key(key)
-        self._peers[place].take(letter)
-        return letter
+    def _opened(self, places: Sequence[int]) -> Iterator[tuple[int, Letter]]:
+        """Take the letters of these ranks out of the store."""
+        keys = [self._key(place) for place in places]
+        many = self._store.has_extended_api()
+        for place, key, data in zip(places, keys, self._store.multi_get(keys) if many else keys, strict=True):
+            letter = Letter.from_bytes(bytes(data) if many else self._store.get(key))
+            self._store.delete_key(key)
+            self._peers[place].take(letter)
+            yield place, letter
 
     def _post_on_board(self, **news: Any) -> None:
         self._board.update(news)
