@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -146,13 +147,14 @@ def _seen(arrays: Mapping[str, Array]) -> Iterable[Seen]:
     if "padding" not in arrays:
         return
     first = arrays["first_tokens"].tolist() if "first_tokens" in arrays else None
-    samples = np.split(arrays["samples"], arrays["samples_count"].cumsum()[:-1])
+    samples = iter(arrays["samples"].tolist())
+    counts = arrays["samples_count"].tolist()
     rows = _rows(arrays)
     for number, padding in enumerate(arrays["padding"].tolist()):
         yield Seen(
             None if first is None else first[number],
             None if padding < 0 else padding,
-            samples[number].astype(np.int64).tolist(),
+            list(islice(samples, counts[number])),
             next(rows) if "rows" in arrays else None,
         )
 
