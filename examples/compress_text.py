@@ -2,12 +2,15 @@
 
     python examples/compress_text.py                  # source text of Python's own standard library
     python examples/compress_text.py --text FILE      # any file
+    python examples/compress_text.py --verify         # writes it as bitstreams, and decodes that of the large model
 
-The module below is a plain LightningModule and knows nothing of prequential. The only line that measures anything is
-the `CompressionMonitor` among the trainer's callbacks.
+The module below is a plain LightningModule and knows nothing of prequential. What measures is the `CompressionMonitor`
+among the trainer's callbacks. The text is read by it, so that the same script can be run by somebody who has only the
+bitstream: it then never sees the text, but learns it byte by byte.
 """
 
 import argparse
+import functools
 import os
 import sysconfig
 import warnings
@@ -25,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from prequential import CompressionMonitor, compare, load_run
 from prequential.baselines import baselines
+from prequential.cli import main as prequential
 from prequential.views import comparison_table
 
 SIZES = {  # the longest context in bytes, width of an embedding, width of the hidden layer
@@ -70,10 +74,9 @@ class ByteModel(L.LightningModule):
 class Streams(Dataset):
     """A text as parallel streams: item i holds bytes i * step to (i + 1) * step of each, every byte exactly once."""
 
-    def __init__(self, text: bytes, streams: int = 4, step: int = 32, context: int = 8):
+    def __init__(self, ids: torch.Tensor, streams: int = 8, step: int = 16, context: int = 8):
         self.step, self.context = step, context
-        length = -(-len(text) // (streams * step)) * step
-        ids = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
+        length = -(-len(ids) // (streams * step)) * step
         missing = streams * length - len(ids)
         self.inputs = F.pad(F.pad(ids, (0, missing)).view(streams, length), (context, 0))
         self.targets = F.pad(ids, (0, missing), value=-100).view(streams, length)  # cross_entropy ignores -100
@@ -95,11 +98,28 @@ def standard_library():
     return b"".join(file.read_bytes() for file in files)
 
 
-def train(size, text, sizes, out):
+def read(options):
+    """The text that was asked for."""
+    if options.text and not options.text.is_file():
+        raise SystemExit(f"expected a file, got {options.text}: name one that exists")
+    text = (options.text.read_bytes() if options.text else standard_library())[: max(0, options.bytes)]
+    if not text:
+        raise SystemExit("expected at least one byte of text, got none: name a file that is not empty")
+    return text
+
+
+def usual(options):
+    """What the text comes to under the usual compressors."""
+    text = read(options)
+    print(f"{len(text):,} bytes, once through gzip, bzip2, xz and zstd, then through two models that learn as they go")
+    return baselines(text)
+
+
+def train(size, options, sizes):
     """Train once over the text; return where the book and the W&B run lie."""
     L.seed_everything(0, verbose=False)
-    logger = WandbLogger(project="compress-text", name=size, save_dir=out)
-    monitor = CompressionMonitor(token_bytes="bytes", baselines=sizes, name=size)
+    logger = WandbLogger(project="compress-text", name=size, save_dir=options.out)
+    monitor = CompressionMonitor(token_bytes="bytes", baselines=sizes, name=size, bitstream=options.verify)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -108,7 +128,8 @@ def train(size, text, sizes, out):
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    trainer.fit(ByteModel(size), DataLoader(Streams(text), batch_size=None))
+    ids = monitor.tokens(lambda: read(options))
+    trainer.fit(ByteModel(size), DataLoader(Streams(ids), batch_size=None))
     wandb_run = logger.experiment.settings.sync_dir
     wandb.finish()
     return monitor.book, wandb_run
@@ -120,25 +141,23 @@ def main():
     parser.add_argument("--text", type=Path, help="file to compress (default: Python's standard library)")
     parser.add_argument("--bytes", type=int, default=2_000_000, help="how many of its bytes (default: %(default)s)")
     parser.add_argument("--out", type=Path, default="runs", help="folder for what is written (default: %(default)s)")
+    parser.add_argument("--verify", action="store_true", help="write bitstreams, and decode the last one again")
     options = parser.parse_args()
-    if options.text and not options.text.is_file():
-        parser.error(f"expected a file, got {options.text}: name one that exists")
-    text = (options.text.read_bytes() if options.text else standard_library())[: max(0, options.bytes)]
-    if not text:
-        parser.error("expected at least one byte of text, got none: name a file that is not empty")
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # matrices this small gain nothing from more, and suffer where cores are busy
     warnings.filterwarnings("ignore", "Sparse invariant checks|.*does not have many workers|.*treespec")
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("WANDB_SILENT", "true")
 
-    print(f"{len(text):,} bytes, once through gzip, bzip2, xz and zstd, then through two models that learn as they go")
-    sizes = baselines(text)
-    places = [train(size, text, sizes, options.out) for size in SIZES]
+    sizes = functools.cache(lambda: usual(options))
+    places = [train(size, options, sizes) for size in SIZES]
     runs = [load_run(book) for book, _ in places]
     Console().print(comparison_table(compare(runs)))
     for run, (book, wandb_run) in zip(runs, places, strict=True):
         print(f"{run.name}\n  book     {book}\n  bundle   {book.with_name('bundle.tar.xz')}\n  W&B run  {wandb_run}")
+    if options.verify:
+        print()
+        prequential(["verify", str(places[-1][0])], standalone_mode=False)
     print(f"\nlook closer:    prequential show {places[-1][0]}\nsee the curves: wandb leet {places[-1][1]}")
 
 

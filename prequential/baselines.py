@@ -7,6 +7,7 @@ public and not counted, whereas a run is charged for its bundle: a run that wins
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 from collections.abc import Callable
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 _ZSTD_WINDOW_LOG = 27
 _ZSTD_LARGEST_WINDOW_LOG = 31
+_PPMD_ORDER, _PPMD_BYTES = 16, 256 * 2**20
 
 
-def baselines(data: bytes, *, progress: Callable[[str], None] | None = None) -> dict[str, int]:
+def baselines(data: bytes, *, progress: Callable[[str], None] | None = None, more: bool = False) -> dict[str, int]:
     """Size of ``data`` under other codes, in bytes.
 
     - ``uniform``: every byte costs log2 256 = 8 bits, so this is the length of the data itself.
@@ -30,9 +32,15 @@ def baselines(data: bytes, *, progress: Callable[[str], None] | None = None) -> 
       all of it (up to 2 GiB) and long-distance matching (``zstd --ultra -22 --long=31``), so that repeats far apart
       are found however much data there is.
 
+    With ``more``, where their packages are installed (``pip install "prequential[baselines]"``):
+
+    - ``brotli -11``: quality 11, a window of 16 MiB.
+    - ``ppmd -o16``: 7-Zip's PPMd (variant H), order 16, 256 MiB of memory; its stream alone, without a container.
+
     Args:
         data: The raw data that the run codes.
         progress: Called with the name of each code before it starts; the slow ones take a second a megabyte.
+        more: Whether to add codes of packages that may not be installed.
 
     Returns:
         Bytes by the name of the code.
@@ -42,10 +50,11 @@ def baselines(data: bytes, *, progress: Callable[[str], None] | None = None) -> 
         1000
     """
     sizes = {}
-    for name, size_of in _CODES.items():
+    for name, size_of in {**_CODES, **(_MORE if more else {})}.items():
         if progress is not None:
             progress(name)
-        sizes[name] = size_of(data)
+        with contextlib.suppress(ImportError):
+            sizes[name] = size_of(data)
     return sizes
 
 
@@ -65,6 +74,20 @@ def _zstd_size(data: bytes) -> int:
     return len(zstandard.ZstdCompressor(compression_params=zstd_parameters(len(data))).compress(data))
 
 
+def _brotli_size(data: bytes) -> int:
+    import brotli
+
+    return len(brotli.compress(data, quality=11, lgwin=24))
+
+
+def _ppmd_size(data: bytes) -> int:
+    import pyppmd
+
+    encoder = pyppmd.Ppmd7Encoder(_PPMD_ORDER, _PPMD_BYTES)
+    return len(encoder.encode(data)) + len(encoder.flush())
+
+
+_MORE: dict[str, Callable[[bytes], int]] = {"brotli -11": _brotli_size, "ppmd -o16": _ppmd_size}
 _CODES: dict[str, Callable[[bytes], int]] = {
     "uniform": len,
     "gzip -9": lambda data: len(gzip.compress(data, 9, mtime=0)),

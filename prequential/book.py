@@ -15,7 +15,7 @@ import msgspec
 from prequential.codelength import Tally, nats_to_bits
 from prequential.errors import BookError
 from prequential.intervals import Interval, Intervals
-from prequential.run import Run
+from prequential.run import DECODED, Run
 
 # Format numbers, newest first. A reader refuses a number it does not know.
 #   3  2026-11  books have an id and may name an ancestor; carried sums; a rewind says which lines stand; error;
@@ -92,6 +92,7 @@ class Reader:
         self.end: dict[str, Any] | None = None
         self.warnings: list[str] = []
         self.charges: dict[str, float] = {}
+        self.proofs: list[dict[str, Any]] = []
         self.charged_at: dict[str, int] = {}
         self.kinds: dict[str, Callable[[dict[str, Any]], None]] = {
             "sums": self._sums,
@@ -149,7 +150,7 @@ class Reader:
         if self.torn:
             self.warnings.append("the last line is cut short and was left out: the run was killed while writing it")
         name, path = str(self.header.get("name") or self.source.parent.name), str(self.source)
-        facts = (self.events, self.end, self.warnings, self.charges, self.charged_at)
+        facts = (self.events, self.end, self.warnings, self.charges, self.charged_at, self.proofs)
         run = Run(name, path, self.header, self.intervals, *facts)
         self._check_totals(run)
         return run
@@ -205,7 +206,17 @@ class Reader:
     def _event(self, record: dict[str, Any]) -> None:
         if not all(isinstance(record[key], str) for key in ("event", "message")):
             raise TypeError("message")
-        self.events.append(record)
+        if record["event"] == DECODED:
+            proof = dict(record["certificate"])
+            self.proofs.append(
+                {
+                    **proof,
+                    **{name: _typed(proof[name], int) for name in ("raw_bytes", "total_bytes")},
+                    "sha256": str(proof["sha256"]),
+                }
+            )
+        else:
+            self.events.append(record)
 
     def _charge(self, record: dict[str, Any]) -> None:
         name, bits = record["name"], float(_typed(record["bits"], float))
@@ -230,6 +241,8 @@ class Reader:
             record[audit] = {key: None if value is None else _typed(value, float) for key, value in facts.items()}
             for name in _AUDITS[audit]:
                 _typed(facts[name], float)
+        if "bitstream" in record:
+            record["bitstream"] = _bitstream_of(dict(record["bitstream"]))
         self.end = record
 
     def _check_totals(self, run: Run) -> None:
@@ -254,6 +267,17 @@ class Reader:
 
     def _damaged(self, number: int, what: str) -> BookError:
         return BookError(f"line {number} of {self.source} is damaged: {what}; the lines above it are {number - 1}")
+
+
+def _bitstream_of(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the end line says of a bitstream: why it failed, or its counts."""
+    if "failure" in facts:
+        return {**facts, "failure": str(facts["failure"]), "whole": False}
+    counts = {name: _typed(facts[name], int) for name in ("bytes", "uniform_tokens", "symbols")}
+    if not counts["symbols"]:
+        raise ValueError("symbols")
+    bits = _typed(facts["frequency_bits"], float)
+    return {**facts, **counts, "frequency_bits": bits, "whole": facts["whole"] is True}
 
 
 def _columns(block: bytes) -> Intervals | None:

@@ -28,7 +28,7 @@ from typing import Any
 from prequential.book import BOOK_FORMAT, TALLY_TYPES, Reader
 from prequential.codelength import Tally
 from prequential.errors import BookError
-from prequential.run import Run
+from prequential.run import DECODED, Run
 
 BOOK_NAME = "book.jsonl"
 _BLOCK_BYTES = 1 << 17
@@ -202,6 +202,25 @@ def charge_book(path: str | os.PathLike[str], name: str, bits: float) -> None:
     ledger = Ledger.reopen(path)
     try:
         ledger.charge(name, bits)
+        ledger.sync()
+    finally:
+        ledger.close()
+
+
+def prove_book(path: str | os.PathLike[str], certificate: Mapping[str, Any]) -> None:
+    """Append to a book that its run was decoded, with the certificate.
+
+    Raises:
+        BookError: Not a readable book, or one whose last line is cut short.
+    """
+    run = read_book(path)
+    if any("cut short" in warning for warning in run.warnings):
+        raise BookError(f"expected whole lines, got {path}, whose last line is cut short: nothing can be added to it")
+    ledger = Ledger.reopen(path)
+    try:
+        message = f"decoded to the data, byte for byte: {certificate['raw_bytes']:,} bytes"
+        step = int((run.end or {}).get("step", 0))
+        ledger._write({"kind": "event", "event": DECODED, "step": step, "message": message, "certificate": certificate})
         ledger.sync()
     finally:
         ledger.close()

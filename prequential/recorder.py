@@ -166,6 +166,11 @@ class Recorder:
                 self._log_point()
             self._fed_again -= 1
 
+    @property
+    def tap(self) -> LossTap | None:
+        """What watches the loss calls; None where the script states its sums."""
+        return self._tap
+
     def so_far(self) -> Sums:
         """Sums of the open interval, on the device."""
         return on_device(self._meter.peek())

@@ -25,6 +25,8 @@ _FINAL_SHARE = 0.05
 _ESTIMATES = ("replay_split", "replay_sampled")
 # A single pass may hold this share of repeated passages: text repeats itself.
 REPEATS_ALLOWED = 0.01
+# The event by which a book says that its run was decoded.
+DECODED = "decoded"
 # Events of a run whose sum is no code length of its data: the model saw what it scored, or not all of it was scored.
 _NO_CODE_LENGTH = frozenset({"not_causal", "scored_after_update", "uncovered", "disagree"})
 
@@ -71,6 +73,7 @@ class Run:
         warnings: What the reader had to tolerate, one sentence each.
         charges: Bits of choices made with sight of the data, and of weights learnt before the run, by name.
         charged_at: How many intervals stood in the book when each of them was made.
+        proofs: Certificates of decodings that gave the data back.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     charges: dict[str, float] = field(default_factory=dict)
     charged_at: dict[str, int] = field(default_factory=dict)
+    proofs: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def columns(self) -> Intervals:
@@ -127,7 +131,24 @@ class Run:
             return "surrogate"
         if any(event["event"] in _ESTIMATES for event in self.events):
             return "estimate"
-        return str(self.header.get("grade", "ideal"))
+        if self.certificate is not None:
+            return "decoded"
+        return "coded" if self.bitstream.get("whole") else str(self.header.get("grade", "ideal"))
+
+    @property
+    def bitstream(self) -> dict[str, Any]:
+        """The bitstream that the run wrote, as the ends of the book tell it; empty if it wrote none."""
+        stated = self.header.get("bitstream")
+        if not isinstance(stated, dict):
+            return {}
+        return {**stated, **((self.end or {}).get("bitstream") or {})}
+
+    @property
+    def certificate(self) -> dict[str, Any] | None:
+        """What the last decoding of the bitstream came to; None if it was not decoded to the data."""
+        if not self.bitstream.get("whole"):
+            return None
+        return self.proofs[-1] if self.proofs else None
 
     @property
     def replay_error(self) -> str | None:

@@ -153,7 +153,9 @@ def label_run(images: Tensor, labels: Tensor, **options: Any) -> Run:
 
 def byte_run(text: bytes) -> Run:
     L.seed_everything(0, verbose=False)
-    return run_of(example()["ByteModel"]("small"), DataLoader(example()["Streams"](text), batch_size=None))
+    ids = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
+    streams = example()["Streams"](ids, streams=4, step=32)
+    return run_of(example()["ByteModel"]("small"), DataLoader(streams, batch_size=None))
 
 
 def letter_run(model: type[ContextModel], text: bytes, order: int, step: int, alphabet: bytes = BASES) -> Run:

@@ -22,6 +22,8 @@ ROOMS = {
     "bundle": {"errors"},
     "baselines": {"errors"},
     "coder": {"errors", "hashing", "numpy", "torch"},  # constriction only inside a function
+    "bitstream": {"batches", "capture", "causality", "coder", "errors", "tokenbytes", "numpy", "torch"},
+    "proof": {"bundle", "errors", "ledger", "run"},
     "intervals": {"codelength"},
     "run": {"codelength", "intervals"},
     "book": {"errors", "codelength", "intervals", "run", "msgspec"},
@@ -71,6 +73,7 @@ ROOMS = {
     "cli": {"errors", "click"},
     "integrations": {
         "account",
+        "bitstream",
         "audit",
         "capture",
         "live",

@@ -1,4 +1,4 @@
-"""Losses seen where they enter torch's C library: the same calls that the function mode sees, and nothing left behind."""
+"""Losses seen where they enter torch's C library: the calls that the function mode sees, and nothing left behind."""
 
 import threading
 
@@ -86,12 +86,12 @@ def test_the_functions_are_left_as_they_were():
         def step():
             F.cross_entropy(X, Y)
             begun.set()
-            over.wait()
+            over.wait(20)
             F.cross_entropy(X, Y)
 
         found["outer"] = read(step, by_entrances=True)[0].coded_tokens
 
-    thread = threading.Thread(target=outer)
+    thread = threading.Thread(target=outer, daemon=True)
     thread.start()
     begun.wait()
     found["inner"] = read(LOSSES["sum"], by_entrances=True)[0].coded_tokens

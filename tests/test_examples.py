@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from prequential import Bundle, load_run
 from prequential.cli import main
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "compress_text.py"
-TEXT = Path(__file__).read_bytes() * 3  # ends in the middle of a step of 4 streams
+TEXT = Path(__file__).read_bytes() * 3  # ends in the middle of a step of 8 streams
+IDS = torch.frombuffer(bytearray(TEXT), dtype=torch.uint8).long()
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def example():
 
 def test_every_byte_is_a_target_once_and_in_order(example):
     """Joined stream by stream, the targets that are not ignored are the text."""
-    streams = example["Streams"](TEXT)
+    streams = example["Streams"](IDS)
     targets = torch.cat([streams[i][1] for i in range(len(streams))], dim=1)
     assert len(TEXT) % targets.numel() != 0
     assert bytes(targets[targets != -100].tolist()) == TEXT
@@ -37,17 +39,17 @@ def test_every_byte_is_a_target_once_and_in_order(example):
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_no_logit_sees_its_own_target_or_what_follows(example, size):
     """A changed target changes only the logits that come after it, in its own stream."""
-    streams = example["Streams"](TEXT)
+    streams = example["Streams"](IDS)
     model = example["ByteModel"](size)
     inputs, (_, targets) = streams.inputs.clone(), streams[3]
     before = model(streams[3][0], targets.shape[1])
-    place = 3 * streams.step + 10  # the place of target 10 of this step, in its stream
-    assert inputs[1, place + streams.context] == targets[1, 10]
+    place = 3 * streams.step + 4  # the place of target 4 of this step, in its stream
+    assert inputs[1, place + streams.context] == targets[1, 4]
     streams.inputs[1, place + streams.context] ^= 1
     after = model(streams[3][0], targets.shape[1])
     changed = (before != after).any(dim=-1)
-    assert not changed[[0, 2, 3]].any()
-    assert changed[1].nonzero().flatten().tolist() == list(range(11, 11 + model.orders))
+    assert not changed[[0, *range(2, len(changed))]].any()
+    assert changed[1].nonzero().flatten().tolist() == list(range(5, 5 + model.orders))
 
 
 def plain_loop(example, size: str) -> float:
@@ -55,7 +57,7 @@ def plain_loop(example, size: str) -> float:
     import lightning as L
 
     L.seed_everything(0, verbose=False)
-    model, streams = example["ByteModel"](size), example["Streams"](TEXT)
+    model, streams = example["ByteModel"](size), example["Streams"](IDS)
     optimizer = model.configure_optimizers()
     bits = 0.0
     for i in range(len(streams)):
@@ -73,7 +75,7 @@ def test_the_example_end_to_end(example, tmp_path):
     """The script, its books, the two commands and a loop written by hand all tell the same numbers."""
     text = tmp_path / "text"
     text.write_bytes(TEXT)
-    command = [sys.executable, str(SCRIPT), "--text", str(text), "--out", str(tmp_path / "runs")]
+    command = [sys.executable, str(SCRIPT), "--text", str(text), "--out", str(tmp_path / "runs"), "--verify"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     books = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  book ")]
@@ -96,6 +98,9 @@ def test_the_example_end_to_end(example, tmp_path):
     assert compared["verdict"]["difference_bytes"] == abs(small - large)
     assert load_run(books[0]).header["baselines"]["xz -9e"] > 0
     assert "xz -9e" in done.stdout
+    assert [values["grade"] for values in shown] == ["coded", "decoded"]
+    sizes = [Path(books[1]).with_name(name).stat().st_size for name in ("data.bits", "bundle.tar.xz")]
+    assert re.search(rf"^total +{sum(sizes):,}$", done.stdout, re.MULTILINE)
 
 
 def interval_nats(book: str) -> list[float]:

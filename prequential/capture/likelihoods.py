@@ -58,9 +58,13 @@ def read_call(
     Returns:
         Given what the call returned: the targets with their nats, or None where it has no code length.
     """
-    reader, names = LIKELIHOODS[func]
-    call = dict(zip(names, args, strict=False)) | dict(keywords)
+    reader, call = LIKELIHOODS[func][0], named(func, args, keywords)
     return lambda result: reader(result, call)
+
+
+def named(func: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a call of a function in `LIKELIHOODS` by their names."""
+    return dict(zip(LIKELIHOODS[func][1], args, strict=False)) | dict(keywords)
 
 
 def _cross_entropy(result: Tensor, call: Mapping[str, Any]) -> Scored | None:

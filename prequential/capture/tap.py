@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from prequential.capture.entrances import Entrances, suffice
 from prequential.capture.fused import FusedLosses
 from prequential.capture.held import Call, Held, Mask, find_mask, is_first_pass_only, masked
-from prequential.capture.likelihoods import LIKELIHOODS, READERS, Scored, read_call, whole
+from prequential.capture.likelihoods import LIKELIHOODS, READERS, Scored, named, read_call, whole
 from prequential.capture.updates import GRADIENTS, Updates
 from prequential.errors import MeasureError
 from prequential.meter import Meter, read_sums
@@ -43,6 +43,7 @@ class LossTap(TorchFunctionMode):
         listing: Whether calls are listed.
         late: Whether some step computed its first loss after it had updated the weights.
         known: What the first micro-batch of a run that is resumed had proved, as `state` gave it; or None.
+        listener: Called with the name of each likelihood that is not compiled, and its arguments by name.
         entrances_suffice: Whether the functions of torch's C library behind the losses are watched, for less than a
             microsecond a step, and not every call of torch; settled in the first micro-batch.
         order_known: Whether calls are seen in their order: not where some of them were compiled.
@@ -53,6 +54,7 @@ class LossTap(TorchFunctionMode):
         self.meter = meter
         self.calls: list[Call] = []
         self.listing, self.late = True, False
+        self.listener: Callable[[str, Mapping[str, Any]], None] | None = None
         self.known: Mapping[str, Any] | None = None
         self._unreduced = torch.zeros((), dtype=torch.int64, device=meter.device)
         self._probe = torch.zeros((), device=meter.device)
@@ -143,6 +145,8 @@ class LossTap(TorchFunctionMode):
                     return func(*args, **(kwargs or {}))
             return func(*args, **kwargs) if kwargs else func(*args)
         keywords = dict(kwargs or {})
+        if self.listener is not None and not torch.compiler.is_compiling():
+            self.listener(func.__name__, named(func, args, keywords))
         result = func(*args, **keywords)
         if torch.compiler.is_compiling():  # a list or a handler would break the graph
             self._add(func, result, args, keywords)
@@ -162,6 +166,8 @@ class LossTap(TorchFunctionMode):
 
     def _entered(self, name: str, result: Any, call: Mapping[str, Any]) -> None:
         """Take in a call that was seen where losses enter torch's C library."""
+        if self.listener is not None:
+            self.listener(name, call)
         self.see(name, call["input"], result, lambda result: READERS[name](result, call))
 
     def see(self, name: str, scores: Any, result: Any, read: Callable[[Any], Scored | None]) -> None:

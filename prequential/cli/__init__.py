@@ -5,7 +5,7 @@ needs when it runs, so that ``prequential --help`` answers at once.
 
 - `viewing`: commands that look at runs; `watching`: at one that is going on; `records`: that write books; `programs`:
   about training programs; `sizes`: about figures without a run; `dashboards`: that make pages on W&B; `syncing`: that
-  send runs there.
+  send runs there; `proving`: that give the data back.
 - `printing`: what they all print with.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from prequential.cli import dashboards, programs, records, sizes, syncing, viewing, watching
+from prequential.cli import dashboards, programs, proving, records, sizes, syncing, viewing, watching
 from prequential.errors import PrequentialError
 
 _COMMANDS = (
@@ -30,6 +30,8 @@ _COMMANDS = (
     records.charge,
     programs.bundle,
     programs.audit,
+    proving.decode,
+    proving.verify,
     sizes.baselines,
     sizes.estimate,
     dashboards.dashboard,

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from prequential.errors import MeasureError
 from prequential.integrations.audience import Audience, rows_for
@@ -31,6 +32,9 @@ from prequential.integrations.wandb import prefixed
 from prequential.recorder import Recorder
 from prequential.rehearsal import rehearsal
 from prequential.run import Run
+
+if TYPE_CHECKING:
+    from prequential.integrations.bitstreams import Reading, Writing
 
 
 class CompressionMonitor(pl.Callback):
@@ -52,7 +56,8 @@ class CompressionMonitor(pl.Callback):
         every_n_steps: Optimiser steps between log points. Default: the trainer's ``log_every_n_steps``.
         name: Name of the run in tables. Default: the logger's, else the folder's.
         data_name: Declared name of the data, so that runs that cut it differently can be compared.
-        baselines: Sizes in bytes of the same data under other codes, by name, to be shown beside the run.
+        baselines: Sizes in bytes of the same data under other codes, by name, to be shown beside the run; or a function
+            that returns them, called when training starts.
         charges: Bits of choices made with sight of the data, by name: ``{"best of 8 runs": 3.0}``.
         repeats: What rows that came before are: ``"replay"``, fed again by the program and free; ``"data"``, which
             repeats itself and is charged again; ``"auto"``, data where the loader draws each row once, else replay.
@@ -71,6 +76,8 @@ class CompressionMonitor(pl.Callback):
             trainer's limits and the tokens a step so far.
         audit: ``"full"`` runs the first training step twice more, without gradients, to see whether the model sees
             what it codes (and later ones, while it looks at no token yet); None does not.
+        bitstream: Whether to write the data as a bitstream beside the book while the run trains, from which
+            ``prequential decode`` gets it back. The script then reads its data by `tokens`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -89,7 +96,7 @@ class CompressionMonitor(pl.Callback):
         every_n_steps: int | None = None,
         name: str | None = None,
         data_name: str | None = None,
-        baselines: Mapping[str, int] | None = None,
+        baselines: Mapping[str, int] | Callable[[], Mapping[str, int]] | None = None,
         charges: Mapping[str, float] | None = None,
         repeats: str = "auto",
         source: str | int | Callable[[Any], Any] | None = None,
@@ -99,6 +106,7 @@ class CompressionMonitor(pl.Callback):
         rescore: float | str | None = None,
         planned_tokens: int | None = None,
         audit: str | None = None,
+        bitstream: bool = False,
     ) -> None:
         self.options = Options(
             token_bytes=token_bytes,
@@ -122,6 +130,12 @@ class CompressionMonitor(pl.Callback):
         self.ledger, self.audit = ledger, audit
         self.causality: CausalityAudit | None = None
         self.from_environment = False
+        self._writing: Writing | None = None
+        self._reading: Reading | None = None
+        if bitstream:
+            from prequential.integrations.bitstreams import streaming
+
+            self._writing, self._reading = streaming(self.options)
         self._session: Session | None = None
         self._path: Path | None = None
         self._first_call = True
@@ -147,6 +161,27 @@ class CompressionMonitor(pl.Callback):
         """Path of the book of this fit, or of the last one; None before the first."""
         return self._path
 
+    def tokens(self, source: Any) -> Tensor:
+        """Read the data of the run: token ids, int64, shape (N,).
+
+        With ``bitstream=True`` what is returned are placeholders: large numbers, one a token, that the script may cut,
+        pad, shuffle, stack and shift, but not compute with. The monitor puts the tokens in their place just before each
+        training step. Where the run is decoded, ``source`` is not looked at.
+
+        Args:
+            source: Bytes, the path of a file, or a function that returns bytes. They are encoded by ``token_bytes``,
+                or are tokens themselves.
+
+        Raises:
+            MeasureError: There is no data, or the tokenizer does not give it back byte for byte.
+        """
+        stream = self._writing or self._reading
+        if stream is not None:
+            return stream.tokens(source)
+        from prequential.bitstream.corpus import encoded, read
+
+        return encoded(read(source), self.options.table)
+
     # -- hooks --------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -159,6 +194,9 @@ class CompressionMonitor(pl.Callback):
             raise MeasureError(
                 "expected one CompressionMonitor in a trainer, got several, which would measure it twice: leave one in"
             )
+        if self._reading is not None:
+            self._reading.setup(trainer)
+            return
         if trainer.world_size > 1:
             raise MeasureError(
                 f"expected one process, got {trainer.world_size}: this version counts the tokens of one process only, "
@@ -173,7 +211,8 @@ class CompressionMonitor(pl.Callback):
         if self._session is None:
             return dict(self._loaded or self._kept)
         state = self._session.recorder.state()
-        return state and {**state, "first_epoch": self._epoch.state()}
+        stream = None if self._writing is None else self._writing.state()
+        return state and {**state, "first_epoch": self._epoch.state(), "bitstream": stream}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint, when training starts."""
@@ -192,6 +231,10 @@ class CompressionMonitor(pl.Callback):
         """Find the training program and begin to record."""
         if self._stands_back(trainer):
             return
+        if self._reading is not None:
+            self._wrap_decoding(trainer, self._reading)
+            return
+        of_stream = {} if self._writing is None else self._writing.facts(reruns=_reruns(pl_module))
         state, self._loaded = self._loaded, None
         if vars(trainer)["fast_dev_run"]:
             self._scratch = TemporaryDirectory()
@@ -202,8 +245,10 @@ class CompressionMonitor(pl.Callback):
         self._session = Session(
             self.options,
             path=self._path,
-            facts=circumstances(trainer),
-            configuration=lambda: configuration(trainer, pl_module),
+            facts=circumstances(trainer) | of_stream,
+            configuration=lambda: (
+                configuration(trainer, pl_module) | ({} if self._writing is None else self._writing.configuration())
+            ),
             device=pl_module.device,
             every_n_steps=max(1, vars(trainer)["log_every_n_steps"]),
             publish=lambda values, steps: self._publish(trainer, values, steps),
@@ -214,6 +259,8 @@ class CompressionMonitor(pl.Callback):
             learnt=_learnt(trainer),
         )
         self._path = self._session.recorder.account.path
+        if self._writing is not None:
+            self._writing.begin(pl_module, self._path, None if state is None else state.get("bitstream"))
         self._wrap_training_step(trainer, self._session.recorder)
 
     def on_train_batch_start(
@@ -248,6 +295,8 @@ class CompressionMonitor(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the end of the book, the summary and the artifacts."""
+        if self._reading is not None:
+            self._reading.end()
         self._finish(trainer, None)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -276,7 +325,8 @@ class CompressionMonitor(pl.Callback):
         call the step again (LBFGS) are scored at the first call, which is before the update.
         """
         strategy: Any = trainer.strategy
-        original = strategy.training_step
+        plain = strategy.training_step
+        original = plain if self._writing is None else self._writing.coding(plain, recorder.tap)
         module = trainer.lightning_module
         self.causality = CausalityAudit() if self.audit is not None else None
 
@@ -294,7 +344,38 @@ class CompressionMonitor(pl.Callback):
                 self.causality.tell(recorder)
             return outputs
 
-        strategy.training_step = training_step
+        strategy.training_step = (
+            training_step if self._writing is None else self._placing(trainer, self._writing, plain, training_step)
+        )
+
+    def _wrap_decoding(self, trainer: pl.Trainer, reading: Reading) -> None:
+        """Decode every micro-batch before it is trained on; nothing is recorded."""
+        strategy: Any = trainer.strategy
+        plain = strategy.training_step
+
+        def training_step(*args: Any) -> Any:
+            self._first_call = False
+            return plain(*args)
+
+        strategy.training_step = self._placing(trainer, reading, plain, training_step)
+
+    def _placing(
+        self, trainer: pl.Trainer, stream: Writing | Reading, plain: Callable[..., Any], step: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """A training step that is given placeholders, and runs another on the tokens."""
+
+        def rehearse(*args: Any) -> None:
+            with _rehearsed(trainer, evaluating=False):
+                plain(*args)
+
+        def training_step(batch: Any, *args: Any) -> Any:
+            if self._first_call:
+                stream.prepare(
+                    batch, trainer.global_step, trainer.lightning_module, lambda other: rehearse(other, *args)
+                )
+            return step(stream.shown(batch), *args)
+
+        return training_step
 
     def _auditable(
         self, trainer: pl.Trainer, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -319,13 +400,16 @@ class CompressionMonitor(pl.Callback):
         if self._epoch.resuming and error is None:  # nothing was left to train
             self._epoch.end(trainer, session.recorder)
         self._kept = self.state_dict()
-        session.finish(error, self._summarize)
+        facts = {} if self._writing is None else self._writing.close(whole=error is None)
+        session.finish(error, self._summarize, **facts)
         self._session = None
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = self._path = None
 
     def _publish(self, trainer: pl.Trainer, values: dict[str, float | int], steps: int) -> None:
+        if self._writing is not None:
+            self._writing.flush()
         if self._audience is not None:
             self._audience.publish(values, steps)
         shown = {"compressed_MB": values["compressed_bytes"] / 1e6}

@@ -47,7 +47,7 @@ class Options:
     every_n_steps: int | None = None
     name: str | None = None
     data_name: str | None = None
-    baselines: Mapping[str, int] | None = None
+    baselines: Mapping[str, int] | Callable[[], Mapping[str, int]] | None = None
     charges: Mapping[str, float] | None = None
     repeats: str = "auto"
     source: FromBatch | None = None
@@ -78,11 +78,12 @@ class Options:
 
     def header(self) -> dict[str, Any]:
         """What the book's first line says of the options."""
+        sizes = self.baselines() if callable(self.baselines) else self.baselines
         return {
             "name": self.name,
             "grade": "ideal",
             "data_name": self.data_name,
-            "baselines": dict(self.baselines) if self.baselines else None,
+            "baselines": dict(sizes) if sizes else None,
             "rescore": self.rescore,
             "planned_tokens": self.planned_tokens,
         }
@@ -168,12 +169,13 @@ class Session:
             else:
                 self.recorder.rescoring.load(state["rescoring"])
 
-    def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None]) -> None:
+    def finish(self, error: BaseException | None, summarize: Callable[[Run, list[Path]], None], **more: Any) -> None:
         """End the book, write the bundle beside it, and hand both to ``summarize``; never raises.
 
         Args:
             error: What ended the training, or None.
             summarize: Called with the run as its book tells it, and the files written.
+            more: Facts for the end of the book.
         """
         facts: dict[str, Any] = {}
         self.recorder.epoch_done()  # what loggers get up to here is of the program as the head of the book has it
@@ -181,7 +183,7 @@ class Session:
             facts = self.program.look_again(self.recorder.account)
         if error is not None:
             facts["error"] = f"{type(error).__name__}: {error}".removesuffix(": ")
-        self.recorder.finish(_status(error), **facts)
+        self.recorder.finish(_status(error), **facts, **more)
         book = self.recorder.account.path
         if book.exists():
             with Harmless("the run has its book, but no summary"):

@@ -5,6 +5,7 @@ A row is plain text as it came; who prints it makes it safe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from prequential.codelength import nats_to_bits
@@ -127,6 +128,7 @@ def trust(run: Run) -> list[tuple[str, str]]:
     return [
         ("length", run.length),
         ("grade", run.grade),
+        *_bitstream(run),
         *([] if error is None else [("standard error", f"{in_bytes(nats_to_bits(error))} bytes of data code")]),
         *([("given weights", run.given_weights)] if run.given_weights else []),
         ("single pass", answer + (f": {'; '.join(reasons)}" if reasons else "")),
@@ -135,6 +137,23 @@ def trust(run: Run) -> list[tuple[str, str]]:
         ("bundle", run.bundle.get("sha256") or _BUNDLES_WITHOUT_FILES[bool(run.bundle)]),
         ("book", run.path),
     ]
+
+
+def _bitstream(run: Run) -> list[tuple[str, str]]:
+    """The file that proves the number: its size, beside that of the ideal code."""
+    found = run.bitstream
+    if found.get("failure"):
+        return [("bitstream", f"cannot be decoded: {found['failure']}")]
+    if not found.get("bytes"):
+        return []
+    uniform_bits = found["uniform_tokens"] * math.log2(found["symbols"])
+    over = found["bytes"] - (nats_to_bits(run.total.nats) + uniform_bits) / 8
+    words = f"{count(found['bytes'])} bytes in {found['file']}, {cost(over)} of them over the ideal"
+    if found["uniform_tokens"]:
+        words += f"; {count(found['uniform_tokens'])} tokens by the uniform code"
+    proof = run.certificate
+    decoded = f"to {count(proof.get('raw_bytes'))} bytes, sha256 {proof.get('sha256')}" if proof else ""
+    return [("bitstream", words), *([("decoded", decoded)] if proof else [])]
 
 
 def _modes(run: Run) -> list[tuple[str, str]]:

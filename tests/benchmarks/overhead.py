@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
 
 import greenlet
 import lightning as L
@@ -28,7 +32,9 @@ from torchmetrics.text import Perplexity
 from prequential import CompressionMonitor
 
 LENGTH, BATCH = 128, 8
-FIRST, STEPS = 20, 220
+FIRST, STEPS = 20, 320
+LOG_EVERY = 50  # steps between two log points, as Lightning has it
+DOC = Path(__file__).parents[2] / "docs" / "explanation" / "overhead.md"
 QUIET = {
     "logger": False,
     "enable_checkpointing": False,
@@ -171,18 +177,20 @@ def train(name: str, sizes: tuple[int, int, int], turns: Turns) -> None:
 
 
 def ratios(seconds: list[float], bare: list[float]) -> tuple[float, float, float]:
-    """How much longer steps take, all in all, and the 95 % interval of that by a bootstrap over rounds."""
-    pairs = list(zip(seconds, bare, strict=True))[FIRST:]
-    drawn = sorted(_ratio(random.choices(pairs, k=len(pairs))) for _ in range(1000))
-    return _ratio(pairs), drawn[25], drawn[975]
+    """How much longer a step takes, log points shared out, and the 95 % interval of that by a bootstrap over rounds.
+
+    Medians: what interrupts a step, whatever it comes from, is many times what is measured.
+    """
+    rounds = [(a, b, step % LOG_EVERY == 0) for step, (a, b) in enumerate(zip(seconds, bare, strict=True), start=1)]
+    drawn = sorted(_ratio(random.choices(rounds[FIRST:], k=len(rounds) - FIRST)) for _ in range(1000))
+    return _ratio(rounds[FIRST:]), drawn[25], drawn[975]
 
 
-def _ratio(pairs: list[tuple[float, float]]) -> float:
-    """Sums of what is left without the twentieth of rounds with the largest differences either way: interruptions."""
-    pairs = sorted(pairs, key=lambda pair: pair[0] - pair[1])
-    cut = len(pairs) // 20
-    kept = pairs[cut : len(pairs) - cut]
-    return sum(a for a, _ in kept) / sum(b for _, b in kept)
+def _ratio(rounds: list[tuple[float, float, bool]]) -> float:
+    usual = statistics.median(ours for ours, _, at_log_point in rounds if not at_log_point)
+    there = [ours for ours, _, at_log_point in rounds if at_log_point]
+    extra = max(0.0, statistics.median(there) - usual) / LOG_EVERY if there else 0.0
+    return (usual + extra) / statistics.median(bare for _, bare, _ in rounds)
 
 
 def waits() -> int:
@@ -216,18 +224,36 @@ def waits() -> int:
     return logged[30] - logged[16]
 
 
-def main() -> None:
-    """Print the table."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    print(f"waits for the device between two log points: {waits()}")
+def measured() -> Iterator[str]:
+    """Lines of the table."""
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    yield f"Measured {date.today()}: {threads}, torch {torch.__version__}."
+    yield ""
+    yield "| model | training | step, beside the bare one [95 %] |"
+    yield "|---|---|---|"
     for sizes in MODELS:
         turns = Turns(sizes)
-        step_s = statistics.median(turns.seconds["bare"][FIRST:])
-        print("\nwidth {}, {} layers, vocabulary {}: ".format(*sizes) + f"{1e3 * step_s:.1f} ms a step")
+        step_ms = 1e3 * statistics.median(turns.seconds["bare"][FIRST:])
+        model = "width {}, {} layers, vocabulary {:,}".format(*sizes) + f": {step_ms:.1f} ms a step"
         for name in list(ARMS)[1:]:
             middle, low, high = ratios(turns.seconds[name], turns.seconds["bare"])
-            print(f"{name:>24}: {middle:.3f} [{low:.3f}, {high:.3f}]", flush=True)
+            yield f"| {model} | {name} | {middle:.3f} [{low:.3f}, {high:.3f}] |"
+            model = ""
+
+
+def main() -> None:
+    """Print the table; with ``--write``, put it into the page about overhead."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    print(f"waits for the device between two log points: {waits()}", flush=True)
+    lines = []
+    for line in measured():
+        print(line, flush=True)
+        lines.append(line)
+    if "--write" in sys.argv:
+        before, _, rest = DOC.read_text().partition("<!-- measured -->\n")
+        after = rest.partition("<!-- end -->\n")[2]
+        DOC.write_text(f"{before}<!-- measured -->\n" + "\n".join(lines) + f"\n<!-- end -->\n{after}")
 
 
 if __name__ == "__main__":
