@@ -67,6 +67,7 @@ class Training:
         torch.manual_seed(0)
         example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "compress_text.py"), run_name="example")
         self.model, self.tap = example["ByteModel"](size), LossTap(Meter())
+        self.tap.entrances_suffice = True  # as the first micro-batch shows
         self.optimizer = self.model.configure_optimizers()
         self.encoder = None if path is None else Encoder(path, Corpus(ids), self.model)
         self.data = example["Streams"](ids if path is None else placeholders(len(ids)))
