@@ -40,6 +40,7 @@ class Account:
         total: Sums over the run so far.
         sources: The same by source, if they are kept.
         step: The last optimiser step, by the framework's own number.
+        added_to: The last one whose sums were added.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Account:
         self._before = Tally()  # what loggers were given
         self._shown_terms: Terms | None = None
         self._began, self._elapsed_s = time.monotonic(), 0.0
-        self._added_to = 0  # the step up to which sums were added
+        self.added_to = 0
         self._kind: dict[str, Any] = {}  # facts of the run that is resumed
         self._continuation: Continuation | None = None
         self._written: set[str] = set()  # charges that stand in the book that goes on
@@ -96,7 +97,7 @@ class Account:
         """
         for name, before in self._kind.items():
             now = json.loads(json.dumps(facts.get(name, before)))
-            if now != before:
+            if now != before and not (name == "fingerprint_scheme" and _base(now) == _base(before)):
                 raise MeasureError(
                     f"expected {name} as in the run that is resumed, {_short(before)}, got {_short(now)}: sums of two "
                     "kinds do not add, resume with the same options, or begin without the state of the monitor"
@@ -126,11 +127,10 @@ class Account:
         """
         origin = Origin(step=int(state["step"]), total=Tally(**state["total"]), **state["book"])
         before, now = dict(state["header"]), self._header
-        self._kind = {name: before.get(name) for name in _KIND}
-        self.settle({name: now[name] for name in ("rescore",) if name in now})
+        self.expect(before)
         self.total = self._before = origin.total
         self.sources = {name: Tally(**tally) for name, tally in state["sources"].items()}
-        self.step = self._added_to = origin.step
+        self.step = self.added_to = origin.step
         self._elapsed_s = float(state["elapsed_s"])
         self._began -= self._elapsed_s
         self._said = {name: (int(step), str(message)) for name, (step, message) in state["said"].items()}
@@ -146,6 +146,15 @@ class Account:
         own = {"ancestor": ancestor, "start_step": before.get("start_step")}
         self._header = before if self._continuation.ledger is not None else {**now, **facts, **own}
 
+    def expect(self, header: Mapping[str, Any]) -> None:
+        """Take sums only that are of the kind of another header.
+
+        Raises:
+            MeasureError: The options make them another kind already.
+        """
+        self._kind = {name: header.get(name) for name in _KIND}
+        self.settle({name: self._header[name] for name in ("rescore",) if name in self._header})
+
     def open_with(self, event: str, message: str) -> None:
         """Put an event on the book as soon as it is opened."""
         self._remarks[event] = message
@@ -158,7 +167,7 @@ class Account:
         self.total += tally
         self.sources = with_sources(self.sources, sources)
         ledger.sums(step, tally, elapsed_s, sources, log_point=log_point)
-        self._added_to = step
+        self.added_to = step
         self._outlook.add(step, tally)
 
     def add_uncoded(self, tokens: int) -> None:
@@ -233,7 +242,7 @@ class Account:
                 self.note(event, message)
         elif self._ledger.is_gone:
             gap = "the book was deleted while it was written: the sums up to there are carried in one interval"
-            self._header["ancestor"] = {"id": self._header["id"], "book": str(self.path), "step": self._added_to}
+            self._header["ancestor"] = {"id": self._header["id"], "book": str(self.path), "step": self.added_to}
             self._ledger.close()
             self._ledger = self._new_book()
             self._carry(self._ledger, "book_deleted", gap)
@@ -254,7 +263,7 @@ class Account:
             ledger = self._new_book()
         else:
             if lines is not None:
-                ledger.rewind(self._added_to, lines)
+                ledger.rewind(self.added_to, lines)
             for name in self._charges.keys() - self._written:
                 ledger.charge(name, self._charges[name])
         if gap is not None:
@@ -263,10 +272,10 @@ class Account:
 
     def _carry(self, ledger: Ledger, event: str, gap: str) -> None:
         """Put into a new book what stood in another: sums, and what was said."""
-        ledger.carried(self._added_to, self.total, self.elapsed_s, self.sources)
+        ledger.carried(self.added_to, self.total, self.elapsed_s, self.sources)
         for name, (step, message) in list(self._said.items()):
             self._say(ledger, name, step, message)
-        self._say(ledger, f"{event} at {self._added_to}", self._added_to, gap)
+        self._say(ledger, f"{event} at {self.added_to}", self.added_to, gap)
         warn(gap)
 
     def _say(self, ledger: Ledger, event: str, step: int, message: str) -> None:
@@ -280,6 +289,11 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     bundles = [(facts.get("bundle") or {}).get("sha256", "none")[:12] for facts in (before, now)]
     changed = [f"{name} {new} (was {old})" for name, old, new in [*pairs, ("bundle", *bundles)] if old != new]
     return ", ".join(changed)
+
+
+def _base(scheme: Any) -> str:
+    """A scheme of fingerprints without the number of ranks, which may change when a run is resumed."""
+    return str(scheme).split(", ")[0]
 
 
 def _short(value: Any) -> str:

@@ -46,7 +46,8 @@ def _finite(text: str) -> float:
     return value
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_HEADER_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)  # views print what it holds
 
 
 # Sums lines are nearly all of a book: blocks of them are decoded at once, without a dict or a tally for each.
@@ -175,7 +176,7 @@ class Reader:
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            record = _DECODER.decode(line.decode())
+            record = (_HEADER_DECODER if number == 1 else _DECODER).decode(line.decode())
         except (ValueError, RecursionError) as error:
             raise self._no_book() if number == 1 else self._damaged(number, "it is not JSON") from error
         if not isinstance(record, dict):

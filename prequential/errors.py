@@ -42,6 +42,10 @@ class MeasureError(PrequentialError):
     """The code length of a training step cannot be found."""
 
 
+class RanksError(PrequentialError):
+    """A data-parallel rank did not send what was due."""
+
+
 class SourceError(PrequentialError):
     """A log cannot be read as a run: another kind of file, no losses in it, or not enough said about it."""
 

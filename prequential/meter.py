@@ -256,6 +256,12 @@ class Meter:
         self._origin = None
         self._scale.copy_(position)
 
+    def begin_at(self, position: Tensor | int) -> None:
+        """Let the next target stand at this place of the fingerprint: a number, or what `position` was."""
+        if isinstance(position, int):
+            position = torch.tensor(signed(pow(BASE, position, 2**64)))
+        self.position = position
+
     def take(self) -> Sums:
         """Hand over the sums so far, still on the device, and start again from zero."""
         sums = self.peek()

@@ -10,12 +10,14 @@ that no method raises: a failure of the instrument warns, marks the book incompl
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from prequential.account import Account
@@ -25,10 +27,12 @@ from prequential.columns.replay import RowPlan
 from prequential.columns.watch import BatchWatch, Columns, Seen, facts_of
 from prequential.errors import Harmless, MeasureError, warn
 from prequential.meter import Meter, Reading, Sums, on_device, read_sums
+from prequential.ranks import Alone, Away, Interval, Letter, together
 from prequential.remarks import (
     NO_ROWS,
     SCORED_AFTER_UPDATE,
     fed_again,
+    missing_ranks,
     not_likelihood,
     remarks_on,
     returned_loss,
@@ -45,6 +49,9 @@ _INTERVAL_SHARE = 0.01
 
 # Of what `Recorder.state` returns; a reader ignores a number that it does not know.
 STATE_FORMAT = 1
+
+# Positions of the fingerprint that each rank has for itself.
+STRETCH = 2**40
 
 _Method = TypeVar("_Method", bound=Callable[..., None])
 
@@ -73,7 +80,8 @@ def _shielded(method: _Method) -> _Method:
         try:
             method(self, *args, **kwargs)
         except Exception as error:
-            if self.route is None and isinstance(error, MeasureError):
+            if self.route is None and isinstance(error, MeasureError) and not self.ranks.agreed:
+                self.ranks.refuse(error)
                 raise
             self._fail(error)
 
@@ -93,6 +101,7 @@ class Recorder:
         publish: Called at log points with quantities by name, and the number of optimiser steps so far.
         plan: What is to be found out about rows.
         state: What `state` returned at the checkpoint from which the run is resumed; None for a new run.
+        ranks: This process among those that the data of the run is spread over.
 
     Raises:
         MeasureError: The options are not those of the run that is resumed.
@@ -109,7 +118,9 @@ class Recorder:
         publish: Callable[[dict[str, float | int], int], None],
         plan: RowPlan | None = None,
         state: Mapping[str, Any] | None = None,
+        ranks: Alone | None = None,
     ) -> None:
+        self.ranks = ranks or Alone()
         self.measure, self.every_n_steps, self.publish = measure, every_n_steps, publish
         self.account = account
         self.route: Route | None = None
@@ -127,6 +138,8 @@ class Recorder:
         self._waiting: list[_Waiting] = []
         self._steps_in_interval = 0
         self._batches_in_interval = 0
+        self._pass_began = 0  # after so many steps
+        self._places: list[Any] = []  # of other ranks, at the last checkpoint
         self._check: tuple[Tensor, Sums] | None = None
         if state is not None:
             self._resume(state)
@@ -194,8 +207,8 @@ class Recorder:
         self.steps += 1
         self.account.step = step
         self._steps_in_interval += 1
-        early = self.steps < self.every_n_steps and self.steps & (self.steps - 1) == 0
-        if early or self.steps % self.every_n_steps == 0:
+        early = self._turn < self.every_n_steps and self._turn & (self._turn - 1) == 0
+        if early or self._turn % self.every_n_steps == 0:
             self._log_point()
         elif self._steps_in_interval >= min(max(1, int(_INTERVAL_SHARE * self.steps)), self.every_n_steps):
             self._close_interval()
@@ -203,8 +216,10 @@ class Recorder:
     @_shielded
     def epoch_done(self) -> None:
         """Reach a log point, so that no interval spans two epochs: the later ones are replay."""
-        self._log_point()
+        self._log_point("epoch")
         self._fed_again = 0
+        if self.ranks.size > 1:  # they may have fed other numbers of batches, and reach their next log points together
+            self._pass_began = self.steps
         if self._watch is not None and self._watch.rows is not None:
             self._watch.rows.end_pass()
 
@@ -227,7 +242,7 @@ class Recorder:
         had; never raises.
         """
         with Harmless("the checkpoint does not hold the state of the monitor"):
-            self._finish_log_point()
+            self._state_log_point()
             account = self.account.state()
             if account is None or self._watch is None:
                 return dict(self._before or {})
@@ -242,6 +257,7 @@ class Recorder:
                 "rescoring": self.rescoring.state() if self.rescoring is not None else None,
                 "fed_again": self._fed_again,
                 "failure": self.failure,
+                "ranks": self._places,
             }
         return {}
 
@@ -253,6 +269,8 @@ class Recorder:
         said. Their bytes are not counted.
         """
         self._log_point()
+        if not self.ranks.keeps_book:
+            return
         length = self._watch.row_tokens(self.account.total) if self._watch is not None else None
         if length is None or not self.account.vocab_size:
             self.account.note(
@@ -274,6 +292,15 @@ class Recorder:
         """Make the book durable up to here."""
         self._log_point()
         self.account.sync()
+
+    @_shielded
+    def last_sums(self, *, hurried: bool) -> None:
+        """Reach the last log point, with what all ranks saw.
+
+        Args:
+            hurried: Whether the run failed, so that other ranks may be gone and are not waited for as long.
+        """
+        self._log_point("end", hurried=hurried)
 
     def finish(self, status: str, **facts: Any) -> None:
         """Write what is left and the end line; never raises.
@@ -298,9 +325,23 @@ class Recorder:
         meter = Meter(device=self._device, token_bytes=table)
         meter.pieces = []
         meter.by_target = self._plan.by_target or self._fed_again > 0
-        if self._before is not None:
-            meter.position = self._before["position"]
+        meter.begin_at(self._position())
         return meter
+
+    def _position(self) -> Tensor | int:
+        """Where the targets of this rank begin in the fingerprint: each rank has a stretch of 2**40 positions."""
+        if self._before is None:
+            return self.ranks.place * STRETCH
+        if not self.ranks.place:
+            return cast(Tensor, self._before["position"])
+        mine = self._own_place()
+        return self.ranks.place * STRETCH if mine is None else torch.tensor(mine["position"])
+
+    def _own_place(self) -> Mapping[str, Any] | None:
+        """What the checkpoint holds of this rank, other than the first; None if there were not as many."""
+        before: list[Any] = [] if self._before is None else self._before.get("ranks", [])
+        same = len(before) + 1 == self.ranks.size
+        return before[self.ranks.place - 1] if same and self.ranks.place else None
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         self.steps, self._fed_again = int(state["steps"]), int(state["fed_again"])
@@ -318,14 +359,26 @@ class Recorder:
             meter=self._meter,
             plan=self._plan,
         )
+        self._watch.among(self.ranks.size)
+        if self.ranks.place:
+            mine = self._own_place()
+            self._watch.go_on_after(None if mine is None else mine["last"], self._meter.device)
+            self._watch.take_share()  # rank 0 has it
 
     def _settle(self, module: Any, batch: Any, outputs: Any) -> None:
+        if not self.ranks.counts:
+            self.ranks.agree(None)
+            self.failure = "another process counts these tokens"
+            return
         reduced_by = "calls" if self._tap is None else self._tap.settle(batch, returned_loss(outputs))
         reading = read_sums([self._meter.peek()])[0]
         if self._tap is not None and self._shows_nothing(reading, outputs):
             self._tap.hold()
             step, elapsed_s, self._meter.pieces = self.account.step, self.account.elapsed_s, []
             self._waiting.append(_Waiting(step, elapsed_s, False, self._meter.take(), 0, None, None, [], None))
+            agreed = self.ranks.agree(None)
+            if agreed is not None:
+                self._adopt(agreed)
             return
         calls = self._tap.calls if self._tap is not None else []
         route = settle_route(
@@ -350,13 +403,44 @@ class Recorder:
         )
         if self._watch.rows is not None:
             self._watch.rows.check(batch)
-        self.account.settle({**route.header(), "repeats": "replay" if self._watch.tells_replay else "data"})
+        self._put_into_header(route.header())
+        self._agree(route)
         self.route = route
         self._go_on(batch)
         if self._watch.rows is None and (self._plan.source or self._plan.positions):
             self.account.note("no_rows", NO_ROWS)
         for event, message in route.doubts.items():
             self.account.note(event, message)
+
+    def _put_into_header(self, facts: Mapping[str, Any]) -> None:
+        assert self._watch is not None
+        scheme = self.ranks.scheme(facts["fingerprint_scheme"])
+        repeats = "replay" if self._watch.tells_replay else "data"
+        self.account.settle({**facts, "fingerprint_scheme": scheme, "repeats": repeats})
+
+    def _agree(self, route: Route) -> None:
+        """Go on with what the ranks agree on, if there are several."""
+        assert self._watch is not None
+        kind = {name: value for name, value in route.header().items() if name != "loss_calls"}
+        mask = self._tap.state()["mask"] if self._tap is not None else None
+        late = self.ranks.agreed
+        agreed = self.ranks.agree({"kind": kind, "mask": mask, "watch": self._watch.facts()})
+        if agreed is not None and not late:
+            self._adopt(agreed)
+
+    def _adopt(self, agreed: Mapping[str, Any]) -> None:
+        """Read batches as all ranks do."""
+        if self._tap is not None:
+            self._tap.adopt(agreed["mask"])
+        if self._before is None:
+            table = self._token_bytes.table if self._token_bytes is not None else None
+            size = agreed["kind"]["vocab_size"]
+            self._watch = BatchWatch.agreed(
+                agreed["watch"], vocab_size=size, table=table, meter=self._meter, plan=self._plan
+            )
+            self._put_into_header(agreed["kind"])
+        if self._watch is not None:
+            self._watch.among(self.ranks.size)
 
     def _shows_nothing(self, reading: Reading, outputs: Any) -> bool:
         """Whether a micro-batch has no target by which anything could be settled: it is empty, or masked throughout."""
@@ -403,23 +487,75 @@ class Recorder:
         self._steps_in_interval = self._batches_in_interval = 0
         self._check = None
 
-    def _log_point(self) -> None:
-        """The only place where the host waits for the device."""
-        if self.route is None:  # no micro-batch with a target came so far
+    def _log_point(self, kind: str = "step", *, hurried: bool = False) -> None:
+        """The only place where the host waits for the device, and on rank 0 for what the other ranks saw."""
+        if self.route is None and self.ranks.size == 1:  # no micro-batch with a target came so far
             return
         self._close_interval()
         waiting, self._waiting = self._waiting, []
-        if not waiting:
+        own = self._on_host(waiting)
+        if not self.ranks.keeps_book:
+            self._write(kind, own, self._loss_remarks(waiting))
             return
-        seen = iter(self._watch.read() if self._watch is not None else [])
-        for interval, reading in zip(waiting, read_sums([interval.sums for interval in waiting]), strict=True):
-            batches = list(islice(seen, interval.batches))
-            self._account_for(interval, reading, batches, last=interval is waiting[-1])
-        self._compare_losses(waiting)
-        self.publish(self.account.live(), self.steps)
+        intervals, notes = self._gathered(kind, own, hurried) if self.ranks.size > 1 else (own, [])
+        for interval in intervals:
+            self._account_for(interval, last=interval is intervals[-1])
+        for event, message in [*self._loss_remarks(waiting), *notes]:
+            self.account.note(event, message)
+        if intervals:
+            self.publish(self.account.live(), self.steps)
 
-    def _account_for(self, interval: _Waiting, reading: Reading, seen: list[Seen], *, last: bool) -> None:
-        tally, sources, estimates = self._in_columns(interval, reading.tally, seen)
+    @property
+    def _turn(self) -> int:
+        """Optimiser steps of this pass: of the run, where one rank is alone."""
+        return self.steps - self._pass_began
+
+    def _on_host(self, waiting: list[_Waiting]) -> list[Interval]:
+        """Read what waits; waits for the device."""
+        seen = iter(self._watch.read() if self._watch is not None and waiting else [])
+        return [
+            Interval(
+                *(one.step, one.elapsed_s, one.replay, reading),
+                *(list(islice(seen, one.batches)), one.expected, one.differences),
+            )
+            for one, reading in zip(waiting, read_sums([one.sums for one in waiting]), strict=True)
+        ]
+
+    def _write(self, kind: str, own: list[Interval], notes: list[tuple[str, str]]) -> None:
+        """Send what this rank saw to the one that keeps the book."""
+        assert isinstance(self.account, Away)
+        for event, message in notes:
+            self.account.note(event, message)
+        facts: dict[str, Any] = {}
+        if self._watch is not None:
+            facts["share"] = self._watch.take_share()
+            below = self.ranks.sampled_below
+            own = [interval._replace(seen=self._watch.thinned(interval.seen, below)) for interval in own]
+            if kind == "state":
+                facts["place"] = {"position": int(self._meter.position), "last": self._watch.last_targets}
+        self.ranks.exchange(Letter(kind, self._turn, own, self.account.take_notes(), facts))
+
+    def _gathered(self, kind: str, own: list[Interval], hurried: bool) -> tuple[list[Interval], list[tuple[str, str]]]:
+        """Put what all ranks saw together, and what there is to be said of it."""
+        if self._watch is not None:
+            self.ranks.sample_below(self._watch.sampled_below)
+        by_rank = self.ranks.exchange(Letter(kind, self._turn, own), hurried=hurried)
+        letters = list(chain(*by_rank))
+        if self._watch is not None:
+            for letter in letters:
+                if "share" in letter.facts:
+                    self._watch.add_share(letter.facts["share"])
+        if kind == "state":
+            self._places = [next((letter.facts.get("place") for letter in some[::-1]), None) for some in by_rank[1:]]
+        intervals = together([[interval for letter in some for interval in letter.intervals] for some in by_rank])
+        notes = [note for letter in letters for note in letter.notes]
+        if self.ranks.missing and intervals:
+            return [], [*notes, ("missed", missing_ranks(self.ranks.missing, self.account.added_to))]
+        return intervals, notes
+
+    def _account_for(self, interval: Interval, *, last: bool) -> None:
+        reading = interval.reading
+        tally, sources, estimates = self._in_columns(interval, reading.tally, interval.seen)
         self.account.add(interval.step, interval.elapsed_s, tally, sources, log_point=last)
         if self.rescoring is not None and interval.differences is not None:
             self.rescoring.count(interval.differences, tally)
@@ -430,14 +566,14 @@ class Recorder:
         for event, message in remarks:
             self.account.note(event, message)
 
-    def _in_columns(self, interval: _Waiting, tally: Tally, seen: list[Seen]) -> Columns:
+    def _in_columns(self, interval: Interval, tally: Tally, seen: list[Seen]) -> Columns:
         if self._watch is not None:
             return self._watch.in_columns(tally, seen, replay=interval.replay)
         return Columns(tally.as_replay() if interval.replay else tally, {}, {})
 
     @_shielded
-    def _finish_log_point(self) -> None:
-        self._log_point()
+    def _state_log_point(self) -> None:
+        self._log_point("state")
 
     @_shielded
     def _show_rest(self) -> None:
@@ -455,17 +591,22 @@ class Recorder:
             return {}
         return {"rescored": found._asdict()}
 
-    def _compare_losses(self, waiting: list[_Waiting]) -> None:
+    def _loss_remarks(self, waiting: list[_Waiting]) -> list[tuple[str, str]]:
         """Hold the loss that the step returned against the captured nats of the same micro-batch."""
         checked = [(i.step, i.returned_loss, i.first_batch) for i in waiting if i.first_batch is not None]
         readings = read_sums([sums for _, _, sums in checked if sums is not None])
-        for (step, loss, _), reading in zip(checked, readings, strict=True):
-            event = self.route.disagreement if self.route is not None else "not_likelihood"
-            message = not_likelihood(loss, reading.tally, step, masks=event == "disagree") if loss is not None else None
-            if message is not None:
-                self.account.note(event, message)
+        event = self.route.disagreement if self.route is not None else "not_likelihood"
+        messages = [
+            not_likelihood(loss, reading.tally, step, masks=event == "disagree")
+            for (step, loss, _), reading in zip(checked, readings, strict=True)
+            if loss is not None
+        ]
+        return [(event, message) for message in messages if message is not None]
 
     def _fail(self, error: Exception) -> None:
         self.failure = f"{type(error).__name__}: {error}"
         self._waiting = []
-        warn(f"the recording stopped, training goes on, the book is incomplete: {self.failure}")
+        with contextlib.suppress(Exception):  # the store may be gone with rank 0
+            self.ranks.stop(self.failure)
+        if self.ranks.keeps_book:  # else it hears of it
+            warn(f"the recording stopped, training goes on, the book is incomplete: {self.failure}")

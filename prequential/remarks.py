@@ -127,3 +127,17 @@ def stopped_before(failure: str) -> str:
         f"the recording had stopped before the checkpoint from which the run was resumed ({failure}): the steps "
         "between are missing from the sums"
     )
+
+
+def missing_ranks(places: Sequence[int], step: int) -> str:
+    """Say that the last sums of a run are missing, since not every rank sent its own."""
+    return (
+        f"the run ended before all ranks had sent what they saw since step {step:,} (missing: {listed_ranks(places)}): "
+        "these sums are missing, of all ranks"
+    )
+
+
+def listed_ranks(places: Sequence[int]) -> str:
+    """Name some ranks."""
+    shown = ", ".join(map(str, places[:8])) + (", ..." if len(places) > 8 else "")
+    return f"rank {shown}" if len(places) == 1 else f"ranks {shown}"

@@ -49,8 +49,10 @@ ROOMS = {
     "continuation": {"codelength", "errors", "ledger"},
     "outlook": {"codelength", "curve", "errors", "ledger", "run"},
     "account": {"errors", "codelength", "continuation", "ledger", "live", "outlook"},
+    "ranks": {"account", "codelength", "columns", "errors", "meter", "remarks", "numpy", "torch"},
     "recorder": {
         "account",
+        "ranks",
         "errors",
         "codelength",
         "capture",
@@ -91,6 +93,7 @@ ROOMS = {
         "codelength",
         "columns",
         "continuation",
+        "ranks",
         "recorder",
         "run",
         "ledger",

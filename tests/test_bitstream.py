@@ -304,3 +304,10 @@ def test_real_data(name, tmp_path, monkeypatch):
     written(tmp_path, data, **options)
     found, told = decoded(tmp_path, monkeypatch, **options)
     assert found == data, told
+
+
+def test_a_bitstream_of_several_ranks_is_refused(monkeypatch, tmp_path):
+    """In one line, before anything is trained."""
+    monkeypatch.setattr("lightning.pytorch.Trainer.world_size", 2)
+    with pytest.raises(MeasureError, match="expected one process for bitstream=True, got 2"):
+        written(tmp_path, b"abc" * 40)

@@ -124,7 +124,7 @@ def test_a_wandb_logger_gets_rows_a_summary_and_the_artifact():
     assert run.run.header["wandb"]["id"] == "abc"
 
 
-def test_more_than_one_process_is_refused():
-    """In one line, before a book is opened."""
-    with pytest.raises(MeasureError, match="expected one process, got 2"):
+def test_processes_that_were_not_launched_are_refused():
+    """In one line, before a book is opened; those that were are in `test_ranks`."""
+    with pytest.raises(MeasureError, match=r"expected a process group .* for 2 processes, got none"):
         recording(L.Fabric(accelerator="cpu", devices=2), "run")

@@ -217,6 +217,10 @@ class LossTap(TorchFunctionMode):
         """What the first micro-batch proved, as plain values, for a checkpoint; see ``known``."""
         return {"mask": None if self._mask is None else [self._mask.place, *self._mask.cut]}
 
+    def adopt(self, mask: Sequence[int] | None) -> None:
+        """Go on with the mask that the first micro-batch of another rank proved, where it was one of `state`."""
+        self._mask = None if mask is None else Mask(mask[0], (mask[1], mask[2]))
+
     @torch.no_grad()
     def _add(
         self, func: Callable[..., Any], result: Tensor, args: tuple[Any, ...], keywords: Mapping[str, Any]

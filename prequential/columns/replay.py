@@ -372,8 +372,18 @@ def _together(rows: Sequence[SeenRows]) -> _Together:
         np.concatenate([part.hashes for part in rows]),
         np.concatenate(sums, axis=1),
         np.concatenate([part.first_tokens for part in rows], axis=1),
-        [str(name) for part in rows for name in _listed(part.sources)],
+        [name for part in rows for name in names_of(part.sources)],
     )
+
+
+def names_of(sources: Any) -> list[str]:
+    """Sources as names, one a row."""
+    return [str(name) for name in _listed(sources)]
+
+
+def numbers_of(starts: Any) -> npt.NDArray[np.int64]:
+    """Starts of rows as numbers."""
+    return np.array(_listed(starts), np.int64)
 
 
 def _listed(values: Any) -> list[Any]:

@@ -81,6 +81,9 @@ class FirstTokens:
         layout: Where rows stand in a batch.
         begin_id: The token that all rows begin with, or None.
         token_bytes: Bytes per token id, shape (V,), on the device; None if unknown.
+        ranks: From how many data-parallel ranks the counts come that are charged: each has streams of its own.
+        begun_with: The token that all rows of the first micro-batch begin with, or None; their number; and whether
+            tokens like the first of them stand for bytes.
     """
 
     layout: Layout
@@ -91,6 +94,8 @@ class FirstTokens:
     _streams: int | None = None
     _total: list[int] = field(default_factory=lambda: [0] * 9)
     _charged: tuple[int, int] = (0, 0)
+    ranks: int = 1
+    begun_with: tuple[int | None, int, bool] = (None, 0, True)
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor], layout: Layout, table: npt.NDArray[np.int64] | None) -> FirstTokens:
@@ -106,7 +111,8 @@ class FirstTokens:
         spelt = table is None or not 0 <= begin < len(table) or table[begin] > 0
         is_known = same and (len(first) > 1 or not spelt)
         token_bytes = None if table is None else torch.tensor(table, device=first.device)
-        return cls(layout, begin if is_known else None, token_bytes)
+        begun_with = begin if same else None, len(first), bool(spelt)
+        return cls(layout, begin if is_known else None, token_bytes, begun_with=begun_with)
 
     def look(self, tensors: Sequence[Tensor]) -> Tensor:
         """Count in the integer tensors of N micro-batches, stacked; does not wait for the device.
@@ -150,9 +156,9 @@ class FirstTokens:
         self._total = [so_far + more for so_far, more in zip(self._total, counts, strict=True)]
         raw_bytes = self._total[_BYTES]
         kind = _ALONE
-        if self._total[_SEEN_AFTER_ROW] and self._total[_AFTER_ROW] <= 1:
+        if self._total[_SEEN_AFTER_ROW] and self._total[_AFTER_ROW] <= self.ranks:
             kind = _AFTER_ROW
-        elif self._total[_SEEN_AFTER_BATCH] and self._total[_AFTER_BATCH] <= (self._streams or 0):
+        elif self._total[_SEEN_AFTER_BATCH] and self._total[_AFTER_BATCH] <= (self._streams or 0) * self.ranks:
             kind = _AFTER_BATCH
         # What was charged stays charged, should rows turn out to go on only later: columns never shrink.
         due = max(self._total[kind], self._charged[0]), max(raw_bytes[kind - 1], self._charged[1])
@@ -181,6 +187,15 @@ class FirstTokens:
         self._streams, self._total = state["streams"], list(state["total"])
         self._charged = (state["charged"][0], state["charged"][1])
         return self
+
+    @property
+    def last(self) -> list[int] | None:
+        """The last target of each row of the last micro-batch; waits for the device."""
+        return None if self._last is None else self._last.tolist()
+
+    def go_on_after(self, last: Sequence[int] | None, device: torch.device) -> None:
+        """Say what the last targets before the next micro-batch were."""
+        self._last = None if last is None else torch.tensor(last, device=device)
 
     def empty_slots(self, counts: Sequence[int]) -> int:
         """Target positions among these counts that only a shift left empty: they are no tokens of the data."""

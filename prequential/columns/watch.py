@@ -21,7 +21,7 @@ from prequential.columns.fed import Fed, Queue
 from prequential.columns.padding import Padding
 from prequential.columns.replay import LookedRows, RowPlan, Rows, RowSplit, SeenRows
 from prequential.columns.rows import RowLayout, find_rows
-from prequential.columns.uncoded import FirstTokens, find_layout
+from prequential.columns.uncoded import FirstTokens, Layout, find_layout
 from prequential.identity.passages import PassageAudit, Repeats, passage_tokens
 from prequential.meter import Meter, Piece
 from prequential.run import REPEATS_ALLOWED
@@ -145,6 +145,83 @@ class BatchWatch:
             "filler": self._padding.filler,
             "rows": None if self.rows is None else self.rows.state(),
         }
+
+    def facts(self) -> dict[str, Any]:
+        """What the first micro-batch showed of where things stand, in the values of JSON, for ranks to agree on."""
+        first, rows = self._first_tokens, self.rows
+        return {
+            "first_tokens": None
+            if first is None
+            else {
+                "layout": list(first.layout),
+                "begin_id": first.begin_id,
+                "begun_with": list(first.begun_with),
+            },
+            "tokens": self._tokens,
+            "passages": None if self._audit is None else self._audit.length,
+            "rows": None if rows is None else list(rows.layout),
+        }
+
+    @classmethod
+    def agreed(
+        cls,
+        facts: Mapping[str, Any],
+        *,
+        vocab_size: int | None,
+        table: npt.NDArray[np.int64] | None,
+        meter: Meter,
+        plan: RowPlan,
+    ) -> BatchWatch:
+        """Begin with `facts` that ranks have agreed on."""
+        first, rows, length = facts["first_tokens"], facts["rows"], facts["passages"]
+        state = {
+            "first_tokens": None if first is None else FirstTokens(Layout(*first["layout"]), first["begin_id"]).state(),
+            "tokens": facts["tokens"],
+            "passages": None if length is None else PassageAudit(length).state(),
+            "filler": None,
+            "rows": None if rows is None else Rows(RowLayout(*rows), meter, plan).state(),
+        }
+        return cls.resumed(state, vocab_size=vocab_size, table=table, meter=meter, plan=plan)
+
+    def among(self, ranks: int) -> None:
+        """Say of how many data-parallel ranks the sums come that are put into columns."""
+        if self._first_tokens is not None:
+            self._first_tokens.ranks = ranks
+
+    def take_share(self) -> dict[str, Any]:
+        """Hand over what is counted beside the sums, in the values of JSON, for the rank that keeps the book."""
+        audit, rows = self._audit, self.rows
+        return {
+            "passages": [0, 0] if audit is None else audit.take_counts(),
+            "lengths": [] if rows is None else sorted(rows.lengths),
+        }
+
+    def add_share(self, share: Mapping[str, Any]) -> None:
+        """Take in what another rank handed over."""
+        if self._audit is not None:
+            self._audit.add_counts(share["passages"])
+        if self.rows is not None:
+            self.rows.lengths.update(share["lengths"])
+
+    @property
+    def last_targets(self) -> list[int] | None:
+        """The last target of each row of the last micro-batch; waits for the device."""
+        return None if self._first_tokens is None else self._first_tokens.last
+
+    def go_on_after(self, last: Sequence[int] | None, device: torch.device) -> None:
+        """Say what `last_targets` were where this rank goes on."""
+        if self._first_tokens is not None:
+            self._first_tokens.go_on_after(last, device)
+
+    @property
+    def sampled_below(self) -> int:
+        """Hashes of passages, from 0 to 2**64, that are sampled; smaller as more of them are known."""
+        return 2**64 if self._audit is None else self._audit.limit
+
+    @staticmethod
+    def thinned(seen: Sequence[Seen], below: int) -> list[Seen]:
+        """The same without hashes of passages that are not sampled by a rank which knows of more."""
+        return [one._replace(samples=[value for value in one.samples if value + 2**63 < below]) for one in seen]
 
     @property
     def tells_replay(self) -> bool:

@@ -80,6 +80,20 @@ class PassageAudit:
             self._limit //= 2
             self._times = {value: times for value, times in self._times.items() if value + 2**63 < self._limit}
 
+    @property
+    def limit(self) -> int:
+        """Which passages are sampled: those whose hash, as a number from 0 to 2**64, is smaller."""
+        return self._limit
+
+    def take_counts(self) -> list[int]:
+        """Hand over how many passages were looked at, and how many of them would be found again."""
+        counts, self._passages, self._found = [self._passages, self._found], 0, 0
+        return counts
+
+    def add_counts(self, counts: Sequence[int]) -> None:
+        """Take in what another rank handed over."""
+        self._passages, self._found = self._passages + counts[0], self._found + counts[1]
+
     def state(self) -> dict[str, Any]:
         """Everything, as tensors and plain numbers, for a checkpoint."""
         return {

@@ -9,7 +9,6 @@ from typing import Any
 from lightning.fabric import Fabric
 from lightning.pytorch.loggers import WandbLogger
 
-from prequential.errors import MeasureError
 from prequential.integrations.audience import rows_for
 from prequential.integrations.circumstances import seed
 from prequential.integrations.loop import Recording
@@ -20,6 +19,8 @@ def recording(
 ) -> Recording:
     """A `Recording` of a loop that runs on Fabric; it is used like any other.
 
+    With several ranks, call it on each of them: the first keeps the book.
+
     Live values reach every logger of ``fabric``, under ``prequential/``; a `WandbLogger` also gets x-axes, a summary,
     and book and bundle as an artifact.
 
@@ -29,21 +30,14 @@ def recording(
         config: Resolved configuration of the run, for the bundle.
         options: The options of `CompressionMonitor`; and ``state``, of a loop that resumes, see `Recording`.
 
-    Raises:
-        MeasureError: Fabric runs more than one process.
-
     Example:
         >>> fabric = Fabric(accelerator="cpu", devices=1)
         >>> with recording(fabric, "doc/fabric", bundle=None) as run:
         ...     pass
     """
-    if fabric.world_size > 1:
-        raise MeasureError(
-            f"expected one process, got {fabric.world_size}: this version counts the tokens of one process only, use "
-            "Fabric(devices=1) or leave the recording out"
-        )
     wandb_runs = [logger.experiment for logger in fabric.loggers if isinstance(logger, WandbLogger)]
-    facts = {"world_size": 1, "precision": str(fabric.strategy.precision.precision), "seed": seed()}
+    spread: Any = getattr(fabric.strategy, "distributed_sampler_kwargs", None)
+    facts = {"precision": str(fabric.strategy.precision.precision), "seed": seed()}
     return Recording(
         ledger,
         config={"seed": facts["seed"], "precision": facts["precision"], **(config or {})},
@@ -51,5 +45,6 @@ def recording(
         wandb_run=wandb_runs[0] if wandb_runs else None,
         publish=[rows_for(logger) for logger in fabric.loggers if not isinstance(logger, WandbLogger)],
         facts=facts,
+        data_parallel=(spread["rank"], spread["num_replicas"]) if spread else None,
         **options,
     )

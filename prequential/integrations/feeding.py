@@ -18,6 +18,7 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
 )
+from torch.utils.data.distributed import DistributedSampler
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -49,6 +50,8 @@ def loader_draws_once(loader: Any, *, whole: bool = True) -> bool:
     sampler: Any = loader.sampler if batches is None else batches.sampler  # given a batch sampler, the loader's is idle
     if type(sampler) is SequentialSampler:
         return True
+    if type(sampler) is DistributedSampler:
+        return _padded_rows(sampler) == 0 and (whole or not sampler.shuffle)
     known = isinstance(sampler, RandomSampler) and type(sampler).__module__.split(".")[0] in _KNOWN
     shuffled = known and not sampler.replacement
     return shuffled and whole and bool(sampler.num_samples <= len(sampler.data_source))
@@ -78,16 +81,37 @@ def missed_rows(trainer: pl.Trainer, came: int) -> int:
     loader: Any = trainer.train_dataloader
     if not loader_draws_once(loader) or loader.batch_sampler is None:
         return 0
-    rows = min(len(loader.batch_sampler.sampler), int(trainer.num_training_batches) * int(loader.batch_size))
+    sampler = loader.batch_sampler.sampler
+    rows = min(len(sampler), int(trainer.num_training_batches) * int(loader.batch_size)) * _ranks(sampler)
     return max(0, rows - came)
 
 
 def loader_drops(loader: Any) -> int:
-    """How many rows each whole epoch of a loader leaves out, as far as it is known to draw every row once."""
+    """How many rows each whole epoch of a loader leaves out, as far as it is known to draw every row once.
+
+    Those that all ranks leave out, where the data is spread over several.
+    """
     if not loader_draws_once(loader):
         return 0
     batches = loader.batch_sampler
-    return len(batches.sampler) % int(batches.batch_size) if batches is not None and batches.drop_last else 0
+    if batches is None:
+        return 0
+    own = len(batches.sampler) // int(batches.batch_size) * int(batches.batch_size)
+    fed = own if batches.drop_last else len(batches.sampler)
+    if type(batches.sampler) is DistributedSampler:
+        rows: Any = batches.sampler.dataset
+        return len(rows) - fed * _ranks(batches.sampler)
+    return len(batches.sampler) - fed
+
+
+def _ranks(sampler: Any) -> int:
+    """Over how many ranks a sampler spreads the rows, each of which gets as many."""
+    return int(sampler.num_replicas) if type(sampler) is DistributedSampler else 1
+
+
+def _padded_rows(sampler: Any) -> int:
+    """How many rows a sampler feeds again at the end of an epoch, so that all ranks get as many."""
+    return max(0, int(sampler.total_size) - len(sampler.dataset))
 
 
 def _lists_once(dataset: Any) -> bool:

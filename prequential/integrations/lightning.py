@@ -27,6 +27,7 @@ from prequential.integrations.circumstances import (
 from prequential.integrations.epochs import FirstEpoch
 from prequential.integrations.feeding import draws_once
 from prequential.integrations.passes import CausalityAudit
+from prequential.integrations.places import place_of
 from prequential.integrations.session import Options, Session, known_state
 from prequential.integrations.wandb import prefixed
 from prequential.recorder import Recorder
@@ -198,10 +199,9 @@ class CompressionMonitor(pl.Callback):
             self._reading.setup(trainer)
             return
         if trainer.world_size > 1:
-            raise MeasureError(
-                f"expected one process, got {trainer.world_size}: this version counts the tokens of one process only, "
-                "train with devices=1 or leave the monitor out"
-            )
+            self._refuse_in_step(trainer)
+        if not trainer.is_global_zero:
+            return
         wandb_runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         self._audience = Audience(wandb_runs, [rows_for(logger) for logger in trainer.loggers], self._note_failure)
         self._audience.begin()
@@ -242,6 +242,8 @@ class CompressionMonitor(pl.Callback):
         self._path = book_path(trainer, ledger, resumed=state is not None)
         self._last_global_step = trainer.global_step
         self._epoch = FirstEpoch(None if state is None else state["first_epoch"])
+        spread: Any = getattr(trainer.strategy, "distributed_sampler_kwargs", None)
+        place, size = (spread["rank"], spread["num_replicas"]) if spread else (0, 1)
         self._session = Session(
             self.options,
             path=self._path,
@@ -257,6 +259,7 @@ class CompressionMonitor(pl.Callback):
             reruns=_reruns(pl_module),
             state=state,
             learnt=_learnt(trainer),
+            ranks=place_of(place, size, trainer.world_size),
         )
         self._path = self._session.recorder.account.path
         if self._writing is not None:
@@ -310,6 +313,22 @@ class CompressionMonitor(pl.Callback):
         self._finish(trainer, exception)
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _refuse_in_step(self, trainer: pl.Trainer) -> None:
+        """Refuse what all ranks would have to do at the same time."""
+        if self._writing is not None:
+            raise MeasureError(
+                f"expected one process for bitstream=True, got {trainer.world_size}: train with devices=1"
+            )
+        if self.audit is not None:
+            raise MeasureError(f"expected one process for audit='full', got {trainer.world_size}: audit with devices=1")
+        monitored = [str(getattr(callback, "monitor", "")) for callback in _callbacks(trainer)]
+        ours = next((name for name in monitored if name.startswith(prefixed({"": 0}).popitem()[0])), None)
+        if ours is not None:
+            raise MeasureError(
+                f"expected no callback to monitor {ours} in {trainer.world_size} processes, got one: only rank 0 knows "
+                "it, monitor a metric of the module"
+            )
 
     def _stands_back(self, trainer: pl.Trainer) -> bool:
         """Whether this monitor came from the environment and the script brings its own, or another takes over."""
@@ -399,7 +418,7 @@ class CompressionMonitor(pl.Callback):
             self.causality.tell(session.recorder)
         if self._epoch.resuming and error is None:  # nothing was left to train
             self._epoch.end(trainer, session.recorder)
-        self._kept = self.state_dict()
+        self._kept = self.state_dict() if error is None or not session.ranks.spread else {}
         facts = {} if self._writing is None else self._writing.close(whole=error is None)
         session.finish(error, self._summarize, **facts)
         self._session = None

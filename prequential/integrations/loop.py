@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from prequential.integrations.audience import Audience, Publish, rows_of
+from prequential.integrations.places import place_in_group
 from prequential.integrations.session import Options, Session, known_state, new_book
 from prequential.ledger import read_book
 from prequential.run import Run
@@ -29,6 +30,8 @@ class Recording:
         wandb_run: A W&B run, which gets the live values, a summary, and book and bundle as an artifact.
         publish: Called at log points with quantities by name and the number of steps so far; or several such functions.
         facts: More that the head of the book shall say of the run.
+        data_parallel: Rank of this process among those that the data is spread over, and their number; None for those
+            of the process group of torch, if there is one. Open the recording on every rank: the first keeps the book.
         state: What `state_dict` returned at the checkpoint from which the loop resumes, or None.
         options: The options of `CompressionMonitor` (``token_bytes``, ``measure``, ``name``, ...); a callable as
             ``measure`` gets None for the module.
@@ -54,24 +57,27 @@ class Recording:
         wandb_run: Any = None,
         publish: Publish | Sequence[Publish] = (),
         facts: Mapping[str, Any] | None = None,
+        data_parallel: tuple[int, int] | None = None,
         state: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         state = known_state(state)
-        functions = [publish] if callable(publish) else list(publish)
-        wandb_runs = [] if wandb_run is None else [wandb_run]
+        ranks = place_in_group(data_parallel)
+        functions = ([publish] if callable(publish) else list(publish)) if ranks.keeps_book else []
+        wandb_runs = [] if wandb_run is None or not ranks.keeps_book else [wandb_run]
         self._audience = Audience(wandb_runs, [*map(rows_of, wandb_runs), *functions])
         self._steps = 0 if state is None else int(state["account"]["step"])
         self._session = Session(
             Options(**options),
             path=new_book(ledger, resumed=state is not None),
-            facts={**self._audience.facts, **(facts or {})},
+            facts={**self._audience.facts, "world_size": ranks.processes, **(facts or {})},
             configuration=lambda: {"argv": sys.argv[1:], **(config or {})},
             device=device,
             every_n_steps=50,
             publish=self._audience.publish,
             module=module,
             state=state,
+            ranks=ranks,
         )
         self._recorder = self._session.recorder
         self._recorder.replay = state is not None and bool(state["later_epoch"])
@@ -119,7 +125,8 @@ class Recording:
     def state_dict(self) -> dict[str, Any]:
         """All that a loop which resumes here must know: plain values and tensors, for its checkpoint.
 
-        Waits for the device, and forces the book to the disk. Give it back as ``state``.
+        Waits for the device, and forces the book to the disk. Give it back as ``state``. With several ranks, call it on
+        each, and save what the first one returns.
         """
         state = self._recorder.state()
         self._recorder.checkpoint()
@@ -127,5 +134,5 @@ class Recording:
 
     @property
     def run(self) -> Run:
-        """The run as its book tells it so far."""
+        """The run as its book tells it so far; on the first rank."""
         return read_book(self.book)

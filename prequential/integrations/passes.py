@@ -61,7 +61,7 @@ class InEvaluation(AsTrained):
 
     def run(self, step: Step, rehearsal: Rehearsal, module: Any, batch: Any) -> Any:
         """Run a training step on a micro-batch, after scoring it."""
-        if self._recorder.failure is None:
+        if self._recorder.failure is None or self._recorder.ranks.spread:
             try:
                 with rehearsal():
                     super().run(step, rehearsal, module, batch)

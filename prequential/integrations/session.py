@@ -20,9 +20,10 @@ from prequential.continuation import numbered
 from prequential.errors import Harmless, MeasureError, warn
 from prequential.integrations.passes import passes
 from prequential.integrations.program import Program
-from prequential.integrations.start import resumed, start_of
+from prequential.integrations.start import Start, resumed, start_of
 from prequential.integrations.versions import versions
 from prequential.ledger import BOOK_NAME, read_book
+from prequential.ranks import Alone, Away
 from prequential.recorder import STATE_FORMAT, Recorder
 from prequential.rescore import check_rescore
 from prequential.run import Run
@@ -105,6 +106,7 @@ class Session:
         reruns: Whether the door can run a training step again without learning from it.
         state: `Recorder.state` at the checkpoint from which the run is resumed; None for a new run.
         learnt: Why the weights of a new run are known to be learnt before, in a sentence; None if that is not known.
+        ranks: This process among those that the data of the run is spread over.
 
     Raises:
         MeasureError: Weights are to be priced, and there is no module; or ``rescore`` is asked for, and a step cannot
@@ -126,25 +128,23 @@ class Session:
         reruns: bool = False,
         state: Mapping[str, Any] | None = None,
         learnt: str | None = None,
+        ranks: Alone | None = None,
     ) -> None:
+        self.ranks = ranks or Alone()
+        if self.ranks.spread and isinstance(options.rescore, float):
+            raise MeasureError(
+                f"expected one process for rescore={options.rescore}, got several: give rescore='eval', which scores "
+                "every micro-batch on each of them, or leave it out"
+            )
         if options.rescore is not None and not reruns:
             raise MeasureError(
                 f"expected a training step that can be run again, for rescore={options.rescore!r}: a loop written by "
                 "hand and a step that learns by itself (manual optimisation) cannot, leave rescore out"
             )
-        start = (
-            start_of(module, options.weights, scored_as_trained=options.rescore != "eval", learnt=learnt)
-            if state is None
-            else resumed(state["account"])
-        )
-        self.program = Program(options.bundle, options.table, configuration)
-        account = Account(
-            path,
-            header={**options.header(), "bundle": self.program.manifest, **start.facts, **versions(), **facts},
-            charges={**(options.charges or {}), **start.charges},
-            remarks=start.remarks,
-            bundle_bytes=self.program.bundle_bytes,
-        )
+        self.program = Program(options.bundle, options.table, configuration) if self.ranks.keeps_book else None
+        account: Account = Away(path, {**options.header(), **facts})
+        if self.program is not None:
+            account = _account(path, self.program, options, facts, _start(options, module, state, learnt))
         self.recorder = Recorder(
             account,
             device=device,
@@ -159,8 +159,9 @@ class Session:
                 corpus_tokens=options.corpus_tokens,
             ),
             state=state,
+            ranks=self.ranks,
         )
-        if self.program.bundle is None:  # that of the part before a resume, if there was one
+        if self.program is not None and self.program.bundle is None:  # that before a resume, if there was one
             account.bundle_bytes = account.bundle.get("bundle_bytes")
         self.passes = passes(options.rescore, self.recorder, device)
         if state is not None and self.recorder.rescoring is not None:
@@ -178,7 +179,10 @@ class Session:
             more: Facts for the end of the book.
         """
         facts: dict[str, Any] = {}
-        self.recorder.epoch_done()  # what loggers get up to here is of the program as the head of the book has it
+        self.recorder.last_sums(hurried=error is not None)  # loggers get them with the program that the head names
+        if self.program is None:
+            self.recorder.finish(_status(error))
+            return
         with Harmless("the training program was not looked for again"):
             facts = self.program.look_again(self.recorder.account)
         if error is not None:
@@ -189,6 +193,24 @@ class Session:
             with Harmless("the run has its book, but no summary"):
                 files = self.program.written(book)
                 summarize(read_book(book), files)
+
+
+def _start(options: Options, module: Any, state: Mapping[str, Any] | None, learnt: str | None) -> Start:
+    """What the run starts from."""
+    if state is not None:
+        return resumed(state["account"])
+    return start_of(module, options.weights, scored_as_trained=options.rescore != "eval", learnt=learnt)
+
+
+def _account(path: Path, program: Program, options: Options, facts: Mapping[str, Any], start: Start) -> Account:
+    """The account of the rank that keeps the book."""
+    return Account(
+        path,
+        header={**options.header(), "bundle": program.manifest, **start.facts, **versions(), **facts},
+        charges={**(options.charges or {}), **start.charges},
+        remarks=start.remarks,
+        bundle_bytes=program.bundle_bytes,
+    )
 
 
 def book_in(ledger: str | os.PathLike[str]) -> Path:

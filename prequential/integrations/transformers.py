@@ -17,6 +17,7 @@ from torch import Tensor
 from prequential.errors import Harmless, MeasureError
 from prequential.integrations.audience import Audience, Publish, rows_of
 from prequential.integrations.feeding import loader_draws_once, loader_drops
+from prequential.integrations.places import place_in_group
 from prequential.integrations.plan import planned_steps_of
 from prequential.integrations.session import Options, Session, new_book
 from prequential.integrations.statefile import load_state, save_state
@@ -82,11 +83,10 @@ class CompressionCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         """Find the training program and begin to record."""
-        processes = max(args.world_size, args.n_gpu)
-        if processes > 1:
+        if args.n_gpu > 1:
             raise MeasureError(
-                f"expected one process with one device, got {processes}: this version counts the tokens of one only, "
-                "show one device (CUDA_VISIBLE_DEVICES=0) or leave the callback out"
+                f"expected one device a process, got {args.n_gpu}: start a process for each device (torchrun), show "
+                "one device (CUDA_VISIBLE_DEVICES=0) or leave the callback out"
             )
         if args.label_smoothing_factor and self.options.measure in ("auto", "capture"):
             raise MeasureError(
@@ -96,8 +96,9 @@ class CompressionCallback(TrainerCallback):
         self._finish(RuntimeError("training began again before it had ended"))
         recorded = load_state(_checkpoints(args, state)) if state.global_step else None
         self._shown = {}
+        ranks = place_in_group()
         wandb_run = getattr(sys.modules.get("wandb"), "run", None)
-        wandb_runs = [] if wandb_run is None else [wandb_run]
+        wandb_runs = [] if wandb_run is None or not ranks.keeps_book else [wandb_run]
         self._audience = Audience(wandb_runs, [*map(rows_of, wandb_runs), partial(self._show, state), *self._publish])
         self._session = Session(
             self.options,
@@ -115,6 +116,7 @@ class CompressionCallback(TrainerCallback):
             module=model,
             state=recorded,
             learnt=f"training starts at step {state.global_step:,}" if state.global_step else None,
+            ranks=ranks,
         )
         self.book = self._session.recorder.account.path
         if recorded is not None and args.ignore_data_skip:
@@ -165,7 +167,9 @@ class CompressionCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Make the book as durable as the checkpoint, and lay the state of the recording into it."""
         if self._session is not None:
-            save_state(_checkpoints(args, state)[-1], self._session.recorder.state())
+            recorded = self._session.recorder.state()
+            if self._session.ranks.keeps_book:
+                save_state(_checkpoints(args, state)[-1], recorded)
             self._session.recorder.checkpoint()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -234,7 +238,7 @@ def _facts(args: Any, state: Any, model: Any) -> dict[str, Any]:
     kind = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     mixed = "bf16-mixed" if args.bf16 else "16-mixed" if args.fp16 else None
     return {
-        "world_size": 1,
+        "world_size": args.world_size,
         "precision": mixed or _TRUE.get(kind, str(kind)),
         "seed": args.seed,
         "start_step": state.global_step,
