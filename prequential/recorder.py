@@ -27,7 +27,7 @@ from prequential.columns.replay import RowPlan
 from prequential.columns.watch import BatchWatch, Columns, Seen, facts_of
 from prequential.errors import Harmless, MeasureError, warn
 from prequential.meter import Meter, Reading, Sums, on_device, read_sums
-from prequential.ranks import Alone, Away, Interval, Letter, together
+from prequential.ranks import Alone, Away, Interval, Letter, condensed, together
 from prequential.remarks import (
     NO_ROWS,
     SCORED_AFTER_UPDATE,
@@ -530,7 +530,7 @@ class Recorder:
         if self._watch is not None:
             facts["share"] = self._watch.take_share()
             below = self.ranks.sampled_below
-            own = [interval._replace(seen=self._watch.thinned(interval.seen, below)) for interval in own]
+            own = [condensed(one._replace(seen=self._watch.thinned(one.seen, below))) for one in own]
             if kind == "state":
                 facts["place"] = {"position": int(self._meter.position), "last": self._watch.last_targets}
         self.ranks.exchange(Letter(kind, self._turn, own, self.account.take_notes(), facts))

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import EarlyStopping
+from toys import loader
 
 from prequential import CompressionMonitor, compare
 from prequential.codelength import Tally
@@ -21,12 +22,13 @@ from prequential.columns.replay import SeenRows
 from prequential.columns.uncoded import FirstTokens, Layout
 from prequential.columns.watch import Seen
 from prequential.errors import MeasureError, RanksError
+from prequential.hashing import BASE
 from prequential.integrations.feeding import loader_draws_once, loader_drops
 from prequential.integrations.places import place_in_group, place_of
 from prequential.integrations.session import Options, Session
 from prequential.ledger import read_book
 from prequential.meter import Reading
-from prequential.ranks import Interval, Letter, Several, together
+from prequential.ranks import Interval, Letter, Several, condensed, together
 
 FLOATS = ("nats", "uncoded_nats", "replayed_nats")
 TOKENS = 64 * 12
@@ -155,6 +157,13 @@ def test_the_data_is_proved_equal_whatever_the_number_of_ranks(book):
     assert schemes == ["targets", "targets, 2 ranks", "targets, 4 ranks"]
     assert len({run.total.fingerprint for run in runs}) == 3
     assert book("loop").total.fingerprint == book("two").total.fingerprint
+    targets = loader(1, 64, 12).dataset.tensors[1]
+    by_hand = sum(
+        int(target) * pow(BASE, rank * 2**40 + position, 2**64)
+        for rank in range(2)
+        for position, target in enumerate(targets[rank::2].flatten())
+    )
+    assert book("two").total.fingerprint == by_hand % 2**64
     assert "the same rows in another order" in " ".join(compare(runs).notes)
     assert [run.header["world_size"] for run in runs] == [1, 2, 4]
     assert book("model_parallel").header["fingerprint_scheme"] == "targets, 2 ranks"
@@ -289,6 +298,15 @@ def test_intervals_are_put_together_by_steps_and_micro_batches_in_turn():
     assert [i.replay for i in together([[an_interval(4), an_interval(4, replay=True)], []])] == [True, False]
 
 
+def test_micro_batches_are_sent_as_one_where_rows_are_only_told_apart():
+    """Their sums are the same; rows that are summed stay in their order."""
+    interval = an_interval(batches=3, sums=False)
+    (one,) = condensed(interval._replace(seen=[seen._replace(padding=1) for seen in interval.seen])).seen
+    assert (one.padding, one.first_tokens) == (3, [sum(range(n, n + 3)) for n in range(9)])
+    assert (len(one.samples), one.rows.hashes.tolist()) == (6, 3 * interval.seen[0].rows.hashes.tolist())
+    assert len(condensed(an_interval(batches=3, sums=True)).seen) == 3
+
+
 def post(size=3):
     """Ranks in one process, with a store of their own."""
     store = dist.HashStore()
@@ -368,17 +386,30 @@ def test_a_sampler_that_spreads_the_rows_draws_each_once_unless_it_pads():
     """What it drops, and what the loader drops on every rank, is known."""
     rows = list(range(30))
 
-    def loader(count, batch, *, sampler_drops=False, **options):
+    def spread(count, batch, *, sampler_drops=False, **options):
         sampler = torch.utils.data.DistributedSampler(rows[:count], 4, 0, shuffle=False, drop_last=sampler_drops)
         return torch.utils.data.DataLoader(rows[:count], batch, sampler=sampler, **options)
 
-    assert loader_draws_once(loader(28, 2))
-    assert not loader_draws_once(loader(30, 2))
-    assert loader_draws_once(loader(30, 2, sampler_drops=True))
-    assert loader_drops(loader(28, 2)) == 0
-    assert loader_drops(loader(28, 3, drop_last=True)) == 4
-    assert loader_drops(loader(30, 2, sampler_drops=True)) == 2
-    assert loader_drops(loader(30, 2, sampler_drops=True, drop_last=True)) == 6
+    assert loader_draws_once(spread(28, 2))
+    assert not loader_draws_once(spread(30, 2))
+    assert loader_draws_once(spread(30, 2, sampler_drops=True))
+    assert loader_drops(spread(28, 2)) == 0
+    assert loader_drops(spread(28, 3, drop_last=True)) == 4
+    assert loader_drops(spread(30, 2, sampler_drops=True)) == 2
+    assert loader_drops(spread(30, 2, sampler_drops=True, drop_last=True)) == 6
+
+
+def test_of_processes_that_hold_the_same_tokens_the_first_counts(monkeypatch):
+    """And of those of the first rank it is the process that keeps the book."""
+    store, counts = dist.HashStore(), []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    for process in range(4):
+        monkeypatch.setattr(dist, "get_rank", lambda process=process: process)
+        monkeypatch.setattr("prequential.integrations.places._RECORDINGS", iter([0]))
+        found = place_of(process // 2, 2, 4)
+        counts.append((found.counts, found.keeps_book, found.size, found.processes))
+    assert counts == [(True, True, 2, 4), (False, False, 2, 4), (True, False, 2, 4), (False, False, 2, 4)]
 
 
 def test_processes_without_a_process_group_are_refused():

@@ -5,7 +5,7 @@ counted. Nothing here is a collective: ranks leave letters in the store of the p
 """
 
 from prequential.ranks.away import Away
-from prequential.ranks.interval import Interval, together
+from prequential.ranks.interval import Interval, condensed, together
 from prequential.ranks.letters import Letter
 from prequential.ranks.several import Alone, Several
 
@@ -15,5 +15,6 @@ __all__ = [
     "Interval",
     "Letter",
     "Several",
+    "condensed",
     "together",
 ]

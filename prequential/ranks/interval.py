@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
+from prequential.columns.replay import SeenRows
 from prequential.columns.watch import Seen
 from prequential.meter import Reading
 
@@ -32,6 +34,31 @@ class Interval(NamedTuple):
     seen: list[Seen]
     expected: list[int]
     differences: Tensor | None = None
+
+
+def condensed(interval: Interval) -> Interval:
+    """The same with its micro-batches as one, where rows are only told apart: then their order says nothing."""
+    seen = interval.seen
+    rows = [one.rows for one in seen if one.rows is not None]
+    loose = all(part.sums is None and part.starts is None and part.length == rows[0].length for part in rows)
+    alike = len({(one.first_tokens is None, one.padding is None, one.rows is None) for one in seen}) == 1
+    if not (loose and alike):
+        return interval
+    first = [one.first_tokens for one in seen if one.first_tokens is not None]
+    padding = [one.padding for one in seen if one.padding is not None]
+    one = Seen(
+        [sum(column) for column in zip(*first, strict=True)] if first else None,
+        sum(padding) if padding else None,
+        [sample for one in seen for sample in one.samples],
+        _joined(rows) if rows else None,
+    )
+    return interval._replace(seen=[one])
+
+
+def _joined(rows: Sequence[SeenRows]) -> SeenRows:
+    hashes = np.concatenate([part.hashes for part in rows])
+    first_tokens = np.concatenate([part.first_tokens for part in rows], axis=1)
+    return SeenRows(hashes, None, rows[0].resolved, first_tokens, None, None, rows[0].length)
 
 
 def together(ranks: Sequence[Sequence[Interval]]) -> list[Interval]:

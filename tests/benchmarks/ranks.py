@@ -24,7 +24,7 @@ from prequential.columns.watch import Seen
 from prequential.identity.exposure import FirstExposures
 from prequential.ledger import Ledger
 from prequential.meter import Reading
-from prequential.ranks import Interval, Letter, Several, together
+from prequential.ranks import Interval, Letter, Several, condensed, together
 
 STEPS, ROW_TOKENS = 50, 2_000  # between log points, by default; of a row of the run on paper
 FACTS = {"kind": {"measure": "capture"}, "mask": None, "watch": {"first_tokens": None}}
@@ -46,7 +46,7 @@ def an_interval(batches: int, rows: int, *, sums: bool, samples: int, seed: int 
         for _ in range(batches)
     ]
     tally = Tally(nats=3e5, coded_tokens=10**5, raw_bytes=4 * 10**5, fingerprint=int(random.integers(2**63)))
-    return Interval(70_000, 1e6, False, Reading(tally, batches, 50_257, 0), seen, [10**5])
+    return condensed(Interval(70_000, 1e6, False, Reading(tally, batches, 50_257, 0), seen, [10**5]))
 
 
 def size_of(batches: int, rows: int, *, sums: bool = False, samples: int = 0, intervals: int = 1) -> int:
@@ -61,6 +61,8 @@ def bytes_sent() -> None:
     print(f"letter without a row: {size_of(0, 0)} bytes")
     print(f"  an interval more: {(size_of(1, 1, intervals=11) - size_of(1, 1)) / 10 - 24:.0f} bytes")
     print(f"  a micro-batch more, without its rows: {(size_of(101, 1) - size_of(1, 1)) / 100 - 8:.0f} bytes")
+    summed = (size_of(101, 1, sums=True) - size_of(1, 1, sums=True)) / 100
+    print(f"  the same where rows are summed: {summed - 29:.0f} bytes")
     print(f"  a row more, only told apart: {(size_of(1, 1_001) - size_of(1, 1)) / 1_000:.0f} bytes")
     print(f"  a row more, summed: {(size_of(1, 1_001, sums=True) - size_of(1, 1, sums=True)) / 1_000:.0f} bytes")
     print(f"  a sampled passage more: {(size_of(1, 1, samples=1_001) - size_of(1, 1, samples=1)) / 1_000:.0f} bytes")
