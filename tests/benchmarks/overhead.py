@@ -32,7 +32,7 @@ from torchmetrics.text import Perplexity
 from prequential import CompressionMonitor
 
 LENGTH, BATCH = 128, 8
-FIRST, STEPS = 20, 320
+FIRST, STEPS = 20, 270
 LOG_EVERY = 50  # steps between two log points, as Lightning has it
 DOC = Path(__file__).parents[2] / "docs" / "explanation" / "overhead.md"
 QUIET = {
@@ -181,16 +181,17 @@ def ratios(seconds: list[float], bare: list[float]) -> tuple[float, float, float
 
     Medians: what interrupts a step, whatever it comes from, is many times what is measured.
     """
-    rounds = [(a, b, step % LOG_EVERY == 0) for step, (a, b) in enumerate(zip(seconds, bare, strict=True), start=1)]
-    drawn = sorted(_ratio(random.choices(rounds[FIRST:], k=len(rounds) - FIRST)) for _ in range(1000))
-    return _ratio(rounds[FIRST:]), drawn[25], drawn[975]
+    numbered = list(enumerate(zip(seconds, bare, strict=True), start=1))[FIRST:]
+    rounds = [pair for step, pair in numbered if step % LOG_EVERY]
+    at_log_points = statistics.median(ours for step, (ours, _) in numbered if step % LOG_EVERY == 0)
+    extra = max(0.0, at_log_points - statistics.median(ours for ours, _ in rounds)) / LOG_EVERY
+    drawn = sorted(_ratio(random.choices(rounds, k=len(rounds)), extra) for _ in range(1000))
+    return _ratio(rounds, extra), drawn[25], drawn[975]
 
 
-def _ratio(rounds: list[tuple[float, float, bool]]) -> float:
-    usual = statistics.median(ours for ours, _, at_log_point in rounds if not at_log_point)
-    there = [ours for ours, _, at_log_point in rounds if at_log_point]
-    extra = max(0.0, statistics.median(there) - usual) / LOG_EVERY if there else 0.0
-    return (usual + extra) / statistics.median(bare for _, bare, _ in rounds)
+def _ratio(rounds: list[tuple[float, float]], extra: float) -> float:
+    usual, bare = (statistics.median(column) for column in zip(*rounds, strict=True))
+    return (usual + extra) / bare
 
 
 def waits() -> int:
