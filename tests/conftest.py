@@ -5,6 +5,9 @@ import os
 
 import pytest
 
+# Before torch is loaded, here and in what a test starts: models this small gain nothing from more threads,
+# and test processes side by side would wait for each other's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
