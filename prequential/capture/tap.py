@@ -44,8 +44,8 @@ class LossTap(TorchFunctionMode):
         late: Whether some step computed its first loss after it had updated the weights.
         known: What the first micro-batch of a run that is resumed had proved, as `state` gave it; or None.
         listener: Called with the name of each likelihood that is not compiled, and its arguments by name.
-        entrances_suffice: Whether the functions of torch's C library behind the losses are watched, for less than a
-            microsecond a step, and not every call of torch; settled in the first micro-batch.
+        entrances_suffice: Whether the functions of torch's C library behind the losses are watched, and not every call
+            of torch, which costs more; settled in the first micro-batch.
         order_known: Whether calls are seen in their order: not where some of them were compiled.
     """
 
